@@ -1,0 +1,43 @@
+"""Sizes in bytes, and how people write them."""
+
+from __future__ import annotations
+
+import re
+
+from secondsite.engine import errors
+
+KIB = 1 << 10
+MIB = 1 << 20
+GIB = 1 << 30
+TIB = 1 << 40
+
+MIN_BLOCK_SIZE = 4 * KIB
+MAX_BLOCK_SIZE = 4 * MIB
+DEFAULT_BLOCK_SIZE = 64 * KIB
+
+_FACTORS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
+
+
+def parse_size(text: str) -> int:
+    """`64K`, `1.5G`, `4096`, `2TiB` in bytes. Raises Usage."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
+    if match is None:
+        raise errors.Usage(f"{text!r} is not a size; write a number with K, M, G or T, such as 64K")
+    size = float(match[1]) * _FACTORS[match[2].upper()]
+    return int(size)
+
+
+def format_size(size: float) -> str:
+    """The shortest readable form: `512 B`, `64.0 KiB`, `1.5 GiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(size) < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def check_block_size(size: int) -> int:
+    """A power of two from 4 KiB to 4 MiB, or Usage."""
+    if size & (size - 1) or not MIN_BLOCK_SIZE <= size <= MAX_BLOCK_SIZE:
+        raise errors.Usage(f"block size {size} is not a power of two from 4K to 4M")
+    return size

@@ -1,0 +1,77 @@
+"""Map the top-level folders to import packages and build the extension modules.
+
+The native kernels link the system's libxxhash, libzstd and liblz4, found by pkg-config. Where a header is
+missing the package still installs, without the modules that need it, and `secondsite.engine.kernel` runs the
+portable kernels and says so.
+"""
+
+import os
+import platform
+import subprocess
+from glob import glob
+
+from setuptools import Extension, find_packages, setup
+
+FOLDERS = {"secondsite.engine": "engine", "secondsite.orchestration": "orchestration"}
+CFLAGS = ["-O3", "-g0", "-Wall", "-Wextra", "-Wno-unused-parameter", "-fno-strict-aliasing"]
+LIBRARIES = ("libxxhash", "libzstd", "liblz4")
+
+
+def packages():
+    for name, folder in FOLDERS.items():
+        yield name
+        for sub in find_packages(folder):
+            yield f"{name}.{sub}"
+
+
+def pkg_config(option):
+    """The flags of all three libraries, or None where one of them has no headers."""
+    try:
+        run = subprocess.run(["pkg-config", option, *LIBRARIES], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return run.stdout.split()
+
+
+def extension(name, *sources, include=(), link=(), flags=()):
+    return Extension(
+        f"secondsite.engine.{name}",
+        sources=list(sources),
+        include_dirs=["ext/c", *include],
+        extra_compile_args=[*CFLAGS, *flags],
+        extra_link_args=list(link),
+        depends=glob("ext/*.pxd") + glob("ext/c/*.h") + glob("ext/c/*.c"),
+    )
+
+
+def extensions():
+    link = None if os.environ.get("SECONDSITE_PORTABLE") else pkg_config("--libs")
+    if link is None:
+        print("secondsite: no headers of libxxhash, libzstd and liblz4; building without native kernels")
+        return []
+    include = [flag[2:] for flag in pkg_config("--cflags") if flag.startswith("-I")]
+    hashes = ["ext/c/hash.c"]
+    if platform.machine() in ("x86_64", "AMD64"):
+        hashes.append("ext/c/hash_avx2.c")  # chosen at run time, where the processor has it
+    from Cython.Build import cythonize
+
+    return cythonize(
+        [
+            extension("_files", "ext/_files.pyx"),
+            extension("_bitmap", "ext/_bitmap.pyx"),
+            extension("_scan", "ext/_scan.pyx", *hashes, include=include, link=link),
+            extension("_codec", "ext/_codec.pyx", *hashes, include=include, link=link),
+        ],
+        include_path=["ext"],
+        build_dir="build/cython",
+        compiler_directives={
+            "language_level": "3",
+            "boundscheck": False,
+            "wraparound": False,
+            "initializedcheck": False,
+            "embedsignature": True,
+        },
+    )
+
+
+setup(package_dir=FOLDERS, packages=list(packages()), ext_modules=extensions())
