@@ -43,12 +43,13 @@ cdef class Bitmap:
             ss_set_range(self.words, start, end, 0)
 
     def set_many(self, const uint64_t[::1] bits, size_t count):
-        """Set each named bit."""
+        """Set each named bit; none of them where one lies outside."""
         cdef size_t i
         if <size_t>bits.shape[0] < count:
             raise ValueError("fewer bits than the count")
         for i in range(count):
             self.inside(bits[i], bits[i] + 1)
+        for i in range(count):
             self.words[bits[i] >> 6] |= <uint64_t>1 << (bits[i] & 63)
 
     def test(self, uint64_t bit):
@@ -63,10 +64,14 @@ cdef class Bitmap:
         return total
 
     def next_range(self, uint64_t start, uint64_t limit):
-        """The first run of set bits at or after `start`, at most `limit` long, as (start, end); None at the end."""
+        """The first run of set bits at or after `start`, at most `limit` long, as (start, end); None at the end.
+
+        Raises ValueError for a limit of 0, with which a caller's loop would never end.
+        """
         cdef uint64_t first
         cdef uint64_t end
-        self.inside(start if start < self.size else self.size, self.size)
+        if limit == 0:
+            raise ValueError("a run of at most 0 bits")
         with nogil:
             first = ss_next(self.words, start, self.size, 1)
             end = self.size if limit > self.size - first else first + limit
@@ -90,9 +95,10 @@ cdef class Bitmap:
     @staticmethod
     def from_bytes(uint64_t size, const unsigned char[::1] data):
         """The reverse of to_bytes; bits past `size` must be clear."""
-        cdef Bitmap made = Bitmap(size)
-        if <uint64_t>data.shape[0] != (size + 7) // 8:
+        cdef Bitmap made
+        if <uint64_t>data.shape[0] != size // 8 + (size % 8 != 0):
             raise ValueError(f"{data.shape[0]} bytes for a bitmap of {size} bits")
+        made = Bitmap(size)
         if size:
             memcpy(made.words, &data[0], data.shape[0])
             if size % 64 and made.words[size // 64] >> (size % 64):

@@ -1,6 +1,6 @@
 """Batch encode and decode: the data and zero frames of a delta, built and checked without the GIL.
 
-The layout of a frame is specified in FORMAT.md; `engine/portable.py` builds the same frames in Python.
+The layout of a frame is specified in FORMAT.md; `engine/portable/codec.py` builds the same frames in Python.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -13,7 +13,6 @@ cdef extern from "hash.h" nogil:
 
 cdef extern from "lz4.h" nogil:
     int LZ4_sizeofState()
-    int LZ4_compressBound(int size)
     int LZ4_compress_fast_extState(void *state, const char *src, char *dst, int size, int room, int acceleration)
     int LZ4_decompress_safe(const char *src, char *dst, int stored, int room)
 
@@ -26,7 +25,8 @@ cdef extern from "zstd.h" nogil:
     size_t ZSTD_freeDCtx(ZSTD_DCtx *context)
     size_t ZSTD_compressCCtx(ZSTD_CCtx *context, void *dst, size_t room, const void *src, size_t size, int level)
     size_t ZSTD_decompressDCtx(ZSTD_DCtx *context, void *dst, size_t room, const void *src, size_t size)
-    size_t ZSTD_compressBound(size_t size)
+    size_t ZSTD_findFrameCompressedSize(const void *src, size_t size)
+    unsigned long long ZSTD_getFrameContentSize(const void *src, size_t size)
     unsigned ZSTD_isError(size_t code)
 
 NONE, LZ4, ZSTD = 0, 1, 2
@@ -37,6 +37,7 @@ DATA, ZEROS = 1, 2
 HEADER_BYTES = 64
 DEF HEADER = 64
 cdef uint32_t FRAME_MAGIC = 0x4D524653  # "SFRM"
+cdef size_t MAX_BODY = 0x7E000000  # what LZ4 takes in one piece, in an int
 
 cdef ss_hash_fn hash_fn = ss_hash_best()
 
@@ -149,12 +150,15 @@ cdef class Encoder:
         cdef uint64_t run_first
         cdef Header header
         cdef uint8_t *frame
+        if (<size_t>blocks.shape[0] < count or <size_t>lengths.shape[0] < count
+                or <size_t>hashes.shape[0] < 16 * count or <size_t>frames.shape[0] < 3 * (2 * count + 2)):
+            raise ValueError("an array is shorter than the batch")
         for i in range(count):
             taken += lengths[i]
-        if (<size_t>blocks.shape[0] < count or <size_t>lengths.shape[0] < count
-                or <size_t>hashes.shape[0] < 16 * count or <size_t>payload.shape[0] < taken
-                or <size_t>frames.shape[0] < 3 * (2 * count + 2)):
-            raise ValueError("an array is shorter than the batch")
+        if <size_t>payload.shape[0] < taken:
+            raise ValueError("the payload is shorter than its blocks")
+        if taken + 24 * count > MAX_BODY:  # the header's sizes have 32 bits
+            raise ValueError("the batch is larger than a frame may be")
         if <size_t>out.shape[0] < self.bound(count, taken, 0):
             raise ValueError("no room for the frames")
         taken = 0
@@ -227,7 +231,10 @@ cdef class Decoder:
         ZSTD_freeDCtx(self.zstd)
 
     def decode(self, int codec, const uint8_t[::1] stored, uint8_t[::1] raw):
-        """Decompress into exactly `raw`; False where the bytes are not that."""
+        """Decompress into exactly `raw`; False where the bytes are not that.
+
+        zstd bytes are one frame that states its size, as the encoder writes them: no second or skippable frame.
+        """
         cdef size_t size = raw.shape[0]
         cdef bint good
         if stored.shape[0] == 0 or size == 0:
@@ -237,11 +244,15 @@ cdef class Decoder:
                 good = <size_t>stored.shape[0] == size
                 if good:
                     memcpy(&raw[0], &stored[0], size)
+            elif <size_t>stored.shape[0] > MAX_BODY or size > MAX_BODY:
+                good = False
             elif codec == C_LZ4:
                 good = LZ4_decompress_safe(<const char *>&stored[0], <char *>&raw[0], <int>stored.shape[0],
                                            <int>size) == <int>size
             elif codec == C_ZSTD:
-                good = ZSTD_decompressDCtx(self.zstd, &raw[0], size, &stored[0], stored.shape[0]) == size
+                good = (ZSTD_getFrameContentSize(&stored[0], stored.shape[0]) == size
+                        and ZSTD_findFrameCompressedSize(&stored[0], stored.shape[0]) == <size_t>stored.shape[0]
+                        and ZSTD_decompressDCtx(self.zstd, &raw[0], size, &stored[0], stored.shape[0]) == size)
             else:
                 good = False
         return good

@@ -7,9 +7,12 @@ from libc.stdlib cimport calloc, free
 
 cdef extern from "blockio.h" nogil:
     int SS_SHORT
+    uint64_t SS_MAX_OFFSET
     int ss_pread_all(int fd, uint8_t *data, size_t length, uint64_t offset)
     int ss_pwrite_all(int fd, const uint8_t *data, size_t length, uint64_t offset)
     uint64_t ss_block_length(uint64_t block, uint32_t block_size, uint64_t image_size)
+    size_t ss_misfit(const uint64_t *blocks, const uint32_t *lengths, size_t count, uint32_t block_size,
+                     uint64_t image_size)
     size_t ss_run(const uint64_t *blocks, const uint32_t *lengths, size_t first, size_t count,
                   uint32_t block_size, uint64_t limit)
 
@@ -72,6 +75,21 @@ cdef int zero_one(int fd, uint64_t offset, uint64_t length, int mode) noexcept n
     return error
 
 
+cdef int check_blocks(const uint64_t[::1] blocks, const uint32_t[::1] lengths, size_t count, uint32_t block_size,
+                      uint64_t image_size) except -1:
+    """Refuse a batch that names anything outside the image, before a byte is read or written."""
+    cdef size_t bad
+    if <size_t>blocks.shape[0] < count or <size_t>lengths.shape[0] < count:
+        raise ValueError("blocks or lengths are too short")
+    if block_size == 0 or image_size > SS_MAX_OFFSET:
+        raise ValueError(f"blocks of {block_size} bytes in an image of {image_size}")
+    with nogil:
+        bad = ss_misfit(&blocks[0], &lengths[0], count, block_size, image_size)
+    if bad < count:
+        raise ValueError(f"block {blocks[bad]} of {lengths[bad]} bytes is not inside an image of {image_size}")
+    return 0
+
+
 def zero_range(int fd, uint64_t offset, uint64_t length, bint punch):
     """Make a range inside the file read as zeros: as a hole, or (not `punch`) keeping its space allocated."""
     cdef int mode = PUNCH if punch else ZERO
@@ -90,15 +108,17 @@ def start_writeback(int fd, uint64_t offset, uint64_t length):
 
 def read_blocks(int fd, const uint64_t[::1] blocks, const uint32_t[::1] lengths, size_t count,
                 uint32_t block_size, uint8_t[::1] payload):
-    """Read the data blocks (length > 0) back to back into `payload`; the number of bytes."""
+    """Read the data blocks (length > 0) back to back into `payload`; the number of bytes.
+
+    Raises ValueError for a length above the block size, OSError, and EOFError where the file ends too early.
+    """
     cdef size_t at = 0
     cdef size_t run = 0
     cdef size_t i
     cdef uint64_t size
     cdef size_t used = 0
     cdef int error = 0
-    if <size_t>blocks.shape[0] < count or <size_t>lengths.shape[0] < count:
-        raise ValueError("blocks or lengths are too short")
+    check_blocks(blocks, lengths, count, block_size, SS_MAX_OFFSET)
     for i in range(count):
         used += lengths[i]
     if used > <size_t>payload.shape[0]:
@@ -123,7 +143,10 @@ def read_blocks(int fd, const uint64_t[::1] blocks, const uint32_t[::1] lengths,
 
 def write_blocks(int fd, const uint64_t[::1] blocks, const uint32_t[::1] lengths, size_t count,
                  uint32_t block_size, uint64_t image_size, const uint8_t[::1] payload, bint punch):
-    """Write a batch: data runs from the payload, runs of zeros by fallocate (`punch`: as holes)."""
+    """Write a batch: data runs from the payload, runs of zeros by fallocate (`punch`: as holes).
+
+    Raises ValueError, before it writes, for a block that does not lie inside the image; and OSError.
+    """
     cdef size_t at = 0
     cdef size_t run
     cdef size_t i
@@ -131,8 +154,7 @@ def write_blocks(int fd, const uint64_t[::1] blocks, const uint32_t[::1] lengths
     cdef size_t used = 0
     cdef int error = 0
     cdef int mode = PUNCH if punch else ZERO
-    if <size_t>blocks.shape[0] < count or <size_t>lengths.shape[0] < count:
-        raise ValueError("blocks or lengths are too short")
+    check_blocks(blocks, lengths, count, block_size, image_size)
     for i in range(count):
         used += lengths[i]
     if used > <size_t>payload.shape[0]:
@@ -140,7 +162,8 @@ def write_blocks(int fd, const uint64_t[::1] blocks, const uint32_t[::1] lengths
     used = 0
     with nogil:
         while at < count and not error:
-            run = ss_run(&blocks[0], &lengths[0], at, count, block_size, <uint64_t>-1 if lengths[at] == 0 else RUN_BYTES)
+            run = ss_run(&blocks[0], &lengths[0], at, count, block_size,
+                         SS_MAX_OFFSET if lengths[at] == 0 else RUN_BYTES)
             if lengths[at] == 0:
                 size = (run - 1) * <uint64_t>block_size + ss_block_length(blocks[at + run - 1], block_size, image_size)
                 error = zero_one(fd, blocks[at] * block_size, size, mode)

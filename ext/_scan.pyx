@@ -20,8 +20,11 @@ cdef extern from "zero.h" nogil:
 
 cdef extern from "blockio.h" nogil:
     int SS_SHORT
+    uint64_t SS_MAX_OFFSET
     int ss_pread_all(int fd, uint8_t *data, size_t length, uint64_t offset)
     uint64_t ss_block_length(uint64_t block, uint32_t block_size, uint64_t image_size)
+    size_t ss_misfit(const uint64_t *blocks, const uint32_t *lengths, size_t count, uint32_t block_size,
+                     uint64_t image_size)
     size_t ss_run(const uint64_t *blocks, const uint32_t *lengths, size_t first, size_t count,
                   uint32_t block_size, uint64_t limit)
 
@@ -110,7 +113,7 @@ cdef Batch open_batch(uint64_t[::1] blocks, uint32_t[::1] lengths, uint8_t[::1] 
     cdef Batch batch
     if lengths.shape[0] < blocks.shape[0] or hashes.shape[0] < 16 * blocks.shape[0]:
         raise ValueError("a batch's lengths and hashes must be as long as its blocks")
-    if count > <size_t>blocks.shape[0] or used > <size_t>payload.shape[0]:
+    if count > <size_t>blocks.shape[0] or used > <size_t>payload.shape[0] or (used and not count):
         raise ValueError("a batch is fuller than its arrays")
     batch.blocks = &blocks[0]
     batch.lengths = &lengths[0]
@@ -123,6 +126,35 @@ cdef Batch open_batch(uint64_t[::1] blocks, uint32_t[::1] lengths, uint8_t[::1] 
     return batch
 
 
+cdef const uint8_t *open_span(Batch *batch, uint64_t first_block, uint32_t block_size, uint64_t image_size,
+                              size_t n_blocks, const uint8_t[::1] previous) except? NULL:
+    """Refuse a span that is not inside the image, or a batch that could never hold one of its blocks."""
+    cdef uint64_t blocks
+    if block_size == 0 or image_size > SS_MAX_OFFSET:
+        raise ValueError(f"blocks of {block_size} bytes in an image of {image_size}")
+    blocks = image_size // block_size + (image_size % block_size != 0)
+    if first_block > blocks or n_blocks > blocks - first_block:
+        raise ValueError(f"{n_blocks} blocks from {first_block} of an image of {blocks}")
+    if batch.max_bytes < block_size or (batch.max_count == 0 and n_blocks):
+        raise ValueError("the batch is smaller than a block")
+    if previous is None or n_blocks == 0:
+        return NULL
+    if <size_t>previous.shape[0] // 16 < n_blocks:
+        raise ValueError("the previous hashes do not cover the span")
+    return &previous[0]
+
+
+cdef int check_segments(int32_t[::1] fds, int64_t[::1] offsets, int64_t[::1] seg_lengths) except -1:
+    cdef Py_ssize_t i
+    if offsets.shape[0] != fds.shape[0] or seg_lengths.shape[0] != fds.shape[0]:
+        raise ValueError("the lists of segments differ in length")
+    for i in range(fds.shape[0]):
+        if seg_lengths[i] < 0 or (fds[i] >= 0 and (
+                offsets[i] < 0 or <uint64_t>offsets[i] + <uint64_t>seg_lengths[i] > SS_MAX_OFFSET)):
+            raise ValueError(f"segment {i}: {seg_lengths[i]} bytes at {offsets[i]}")
+    return 0
+
+
 def scan_segments(int32_t[::1] fds, int64_t[::1] offsets, int64_t[::1] seg_lengths, uint64_t first_block,
                   uint32_t block_size, uint64_t image_size, size_t n_blocks, uint64_t seed,
                   const uint8_t[::1] previous, uint64_t[::1] blocks, uint32_t[::1] lengths,
@@ -130,10 +162,11 @@ def scan_segments(int32_t[::1] fds, int64_t[::1] offsets, int64_t[::1] seg_lengt
     """Scan `n_blocks` blocks from `first_block`, whose bytes are the file ranges one after another.
 
     `previous` holds 16 bytes a block, or is None for "all zero". Returns (blocks done, count, used); it stops
-    early when the batch is full. Raises OSError, and EOFError where a file ends too early.
+    early when the batch is full, which may be at once; a batch that came empty always takes a block. Raises
+    OSError, EOFError where a file ends too early, and ValueError for a span that is not inside the image.
     """
     cdef Batch batch = open_batch(blocks, lengths, hashes, payload, count, used)
-    cdef const uint8_t *prev = NULL
+    cdef const uint8_t *prev = open_span(&batch, first_block, block_size, image_size, n_blocks, previous)
     cdef size_t done = 0
     cdef size_t step = READ_BYTES // block_size if block_size < READ_BYTES else 1
     cdef size_t want
@@ -141,13 +174,7 @@ def scan_segments(int32_t[::1] fds, int64_t[::1] offsets, int64_t[::1] seg_lengt
     cdef size_t segment = 0
     cdef uint64_t inside = 0
     cdef int error = 0
-    if previous is not None:
-        if <size_t>previous.shape[0] < 16 * n_blocks:
-            raise ValueError("the previous hashes do not cover the span")
-        if n_blocks:
-            prev = &previous[0]
-    if batch.max_bytes < block_size:
-        raise ValueError("the payload buffer is smaller than a block")
+    check_segments(fds, offsets, seg_lengths)
     with nogil:
         while done < n_blocks:
             want = step if step < n_blocks - done else n_blocks - done
@@ -176,13 +203,8 @@ def scan_buffer(const uint8_t[::1] data, uint64_t first_block, uint32_t block_si
                 uint32_t[::1] lengths, uint8_t[::1] hashes, uint8_t[::1] payload, size_t count, size_t used):
     """As scan_segments, over bytes in memory: for images that are not ranges of a file."""
     cdef Batch batch = open_batch(blocks, lengths, hashes, payload, count, used)
-    cdef const uint8_t *prev = NULL
+    cdef const uint8_t *prev = open_span(&batch, first_block, block_size, image_size, n_blocks, previous)
     cdef size_t room
-    if previous is not None:
-        if <size_t>previous.shape[0] < 16 * n_blocks:
-            raise ValueError("the previous hashes do not cover the span")
-        if n_blocks:
-            prev = &previous[0]
     if n_blocks and <uint64_t>data.shape[0] < (n_blocks - 1) * <uint64_t>block_size + ss_block_length(
             first_block + n_blocks - 1, block_size, image_size):
         raise ValueError("the data does not cover the span")
@@ -218,9 +240,28 @@ def hash_blocks(const uint8_t[::1] payload, const uint32_t[::1] lengths, size_t 
             at += lengths[i]
 
 
+cdef int check_blocks(const uint64_t[::1] blocks, const uint32_t[::1] lengths, size_t count, uint32_t block_size,
+                      uint64_t image_size) except -1:
+    """Refuse a batch that names anything outside the image, before a byte is read or written."""
+    cdef size_t bad
+    if <size_t>blocks.shape[0] < count or <size_t>lengths.shape[0] < count:
+        raise ValueError("blocks or lengths are too short")
+    if block_size == 0 or image_size > SS_MAX_OFFSET:
+        raise ValueError(f"blocks of {block_size} bytes in an image of {image_size}")
+    with nogil:
+        bad = ss_misfit(&blocks[0], &lengths[0], count, block_size, image_size)
+    if bad < count:
+        raise ValueError(f"block {blocks[bad]} of {lengths[bad]} bytes is not inside an image of {image_size}")
+    return 0
+
+
 def check_file(int fd, const uint64_t[::1] blocks, const uint32_t[::1] lengths, const uint8_t[::1] hashes,
                size_t count, uint32_t block_size, uint64_t image_size, uint64_t seed):
-    """Read the named blocks back; the index of the first that is not what its hash says, or -1."""
+    """Read the named blocks back; the index of the first that is not what its hash says, or -1.
+
+    Of a length only zero or not zero counts: the image's size says how long a block is. Raises ValueError for a
+    block that is not inside the image, OSError, and EOFError where the file ends too early.
+    """
     cdef size_t at = 0
     cdef size_t run
     cdef size_t i
@@ -231,8 +272,9 @@ def check_file(int fd, const uint64_t[::1] blocks, const uint32_t[::1] lengths, 
     cdef int error = 0
     cdef int64_t bad = -1
     cdef uint8_t *data
-    if <size_t>blocks.shape[0] < count or <size_t>lengths.shape[0] < count or <size_t>hashes.shape[0] < 16 * count:
-        raise ValueError("blocks, lengths or hashes are too short")
+    check_blocks(blocks, lengths, count, block_size, image_size)
+    if <size_t>hashes.shape[0] < 16 * count:
+        raise ValueError("the hashes are too short")
     data = <uint8_t *>malloc(limit)
     if data == NULL:
         raise MemoryError
@@ -295,11 +337,11 @@ def differing_entries(const uint8_t[::1] want, const uint8_t[::1] have, uint64_t
 def store_entries(uint8_t[::1] page, uint64_t page_first, const uint64_t[::1] blocks,
                   const uint8_t[::1] hashes, size_t at, size_t count):
     """Put the hashes of `blocks[at:count]` into a page of the map for as long as they lie in it; the next `at`."""
-    cdef uint64_t page_end = page_first + page.shape[0] // 16
+    cdef uint64_t entries = page.shape[0] // 16
     if <size_t>blocks.shape[0] < count or <size_t>hashes.shape[0] < 16 * count:
         raise ValueError("blocks or hashes are too short")
     with nogil:
-        while at < count and page_first <= blocks[at] < page_end:
+        while at < count and blocks[at] >= page_first and blocks[at] - page_first < entries:
             memcpy(&page[16 * (blocks[at] - page_first)], &hashes[16 * at], 16)
             at += 1
     return at
@@ -308,14 +350,43 @@ def store_entries(uint8_t[::1] page, uint64_t page_first, const uint64_t[::1] bl
 def load_entries(const uint8_t[::1] page, uint64_t page_first, const uint64_t[::1] blocks,
                  uint8_t[::1] hashes, size_t at, size_t count):
     """The reverse of store_entries: read the hashes of `blocks[at:count]` from a page; the next `at`."""
-    cdef uint64_t page_end = page_first + page.shape[0] // 16
+    cdef uint64_t entries = page.shape[0] // 16
     if <size_t>blocks.shape[0] < count or <size_t>hashes.shape[0] < 16 * count:
         raise ValueError("blocks or hashes are too short")
     with nogil:
-        while at < count and page_first <= blocks[at] < page_end:
+        while at < count and blocks[at] >= page_first and blocks[at] - page_first < entries:
             memcpy(&hashes[16 * at], &page[16 * (blocks[at] - page_first)], 16)
             at += 1
     return at
+
+
+def set_lengths(const uint64_t[::1] blocks, const uint8_t[::1] hashes, size_t count, uint32_t block_size,
+                uint64_t image_size, uint32_t[::1] lengths):
+    """Lengths of blocks of which only the hashes are known: 0 where the hash is zero. Returns their sum."""
+    cdef size_t i
+    cdef uint64_t length
+    cdef uint64_t used = 0
+    if (<size_t>blocks.shape[0] < count or <size_t>lengths.shape[0] < count
+            or <size_t>hashes.shape[0] < 16 * count):
+        raise ValueError("blocks, hashes or lengths are too short")
+    for i in range(count):
+        length = ss_block_length(blocks[i], block_size, image_size)
+        if length == 0:
+            raise ValueError(f"block {blocks[i]} lies past the end of the image")
+        lengths[i] = 0 if ss_is_zero(&hashes[16 * i], 16) else length
+        used += lengths[i]
+    return used
+
+
+def ascending(const uint64_t[::1] blocks, size_t count, uint64_t end):
+    """Do the first `count` block numbers strictly ascend, and stay below `end`?"""
+    cdef size_t i
+    if <size_t>blocks.shape[0] < count:
+        raise ValueError("fewer blocks than the count")
+    for i in range(count):
+        if blocks[i] >= end or (i and blocks[i] <= blocks[i - 1]):
+            return False
+    return True
 
 
 def pick_blocks(const uint64_t[::1] have_blocks, const uint32_t[::1] have_lengths, size_t have_count,
@@ -324,7 +395,7 @@ def pick_blocks(const uint64_t[::1] have_blocks, const uint32_t[::1] have_length
     """Copy those wanted blocks that a frame holds and nobody resolved before into their slots.
 
     Both lists ascend. Slot i is `slots[i * block_size:]`; `lengths[i]` becomes the block's length (0 for zeros)
-    and `resolved[i]` 1. An empty payload only marks what would be taken with 2. Returns how many.
+    and `resolved[i]` 1. Returns how many; with an empty payload it only counts them, and changes nothing.
     """
     cdef size_t h = 0
     cdef size_t w = 0
