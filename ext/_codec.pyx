@@ -177,7 +177,7 @@ cdef class Encoder:
                         run_first = blocks[end]
                         memcpy(frame + body, &run_first, 8)
                         i = end + 1
-                        while i < count and lengths[i] == 0 and blocks[i] == blocks[i - 1] + 1:
+                        while i < count and lengths[i] == 0 and blocks[i] and blocks[i] - 1 == blocks[i - 1]:
                             i += 1
                         run_first = i - end
                         memcpy(frame + body + 8, &run_first, 8)

@@ -369,6 +369,8 @@ def set_lengths(const uint64_t[::1] blocks, const uint8_t[::1] hashes, size_t co
     if (<size_t>blocks.shape[0] < count or <size_t>lengths.shape[0] < count
             or <size_t>hashes.shape[0] < 16 * count):
         raise ValueError("blocks, hashes or lengths are too short")
+    if block_size == 0 or image_size > SS_MAX_OFFSET:
+        raise ValueError(f"blocks of {block_size} bytes in an image of {image_size}")
     for i in range(count):
         length = ss_block_length(blocks[i], block_size, image_size)
         if length == 0:
