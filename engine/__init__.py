@@ -1,0 +1,74 @@
+"""secondsite.engine: replicate a disk image into a replica with recovery points, verify it, restore from it.
+
+    from secondsite import engine
+
+    done = engine.replicate("vm.raw", "/backup/vm")          # the first call copies, later ones send what changed
+    engine.points("/backup/vm")                              # -> [PointInfo(point='1', ...), ...]
+    engine.verify("/backup/vm").ok                           # hash everything that it holds
+    engine.restore("/backup/vm", "vm-old.raw", at="1")       # a point as an image file
+    engine.open_point("/backup/vm", at="1")                  # ... or as an Image, without a copy
+
+Every call raises a subclass of `engine.Error` with `exit_code` and `retryable`, and takes `progress` (called with a
+`Progress`) and `cancel` (returns True to stop) where it may run long. Names are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from secondsite.engine.errors import Error
+    from secondsite.engine.images import Extent, Image, RawImage, open_image
+    from secondsite.engine.inspection import info, points
+    from secondsite.engine.maintain import open_point, prune, raise_epoch
+    from secondsite.engine.progress import Progress
+    from secondsite.engine.replication import replicate
+    from secondsite.engine.restoration import restore
+    from secondsite.engine.results import (
+        ImageInfo,
+        PointInfo,
+        ReplicaInfo,
+        Replicated,
+        Restored,
+        Verified,
+    )
+    from secondsite.engine.verification import verify
+
+_HOME = {
+    "Error": "errors",
+    "Extent": "images",
+    "Image": "images",
+    "RawImage": "images",
+    "open_image": "images",
+    "info": "inspection",
+    "points": "inspection",
+    "open_point": "maintain",
+    "prune": "maintain",
+    "raise_epoch": "maintain",
+    "Progress": "progress",
+    "replicate": "replication",
+    "restore": "restoration",
+    "ImageInfo": "results",
+    "PointInfo": "results",
+    "ReplicaInfo": "results",
+    "Replicated": "results",
+    "Restored": "results",
+    "Verified": "results",
+    "verify": "verification",
+}
+
+__all__ = [
+    "Error", "Extent", "Image", "ImageInfo", "PointInfo", "Progress", "RawImage", "ReplicaInfo", "Replicated",
+    "Restored", "Verified", "info", "open_image", "open_point", "points", "prune", "raise_epoch", "replicate",
+    "restore", "verify",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value

@@ -380,6 +380,20 @@ def set_lengths(const uint64_t[::1] blocks, const uint8_t[::1] hashes, size_t co
     return used
 
 
+def zero_blocks(const uint64_t[::1] blocks, const uint32_t[::1] lengths, size_t count, uint64_t[::1] out):
+    """The numbers of a batch's blocks of zeros go to `out`; returns how many."""
+    cdef size_t i
+    cdef size_t found = 0
+    if (<size_t>blocks.shape[0] < count or <size_t>lengths.shape[0] < count
+            or <size_t>out.shape[0] < count):
+        raise ValueError("blocks, lengths or room are too short")
+    for i in range(count):
+        if lengths[i] == 0:
+            out[found] = blocks[i]
+            found += 1
+    return found
+
+
 def ascending(const uint64_t[::1] blocks, size_t count, uint64_t end):
     """Do the first `count` block numbers strictly ascend, and stay below `end`?"""
     cdef size_t i
@@ -435,6 +449,28 @@ def pick_blocks(const uint64_t[::1] have_blocks, const uint32_t[::1] have_length
                 h += 1
                 w += 1
     return taken
+
+
+def compact(const uint8_t[::1] slots, const uint32_t[::1] lengths, size_t count, uint32_t block_size,
+            uint8_t[::1] payload):
+    """From slots of `block_size` to blocks back to back, in place too; returns the bytes."""
+    cdef size_t i
+    cdef size_t used = 0
+    if <size_t>lengths.shape[0] < count or <uint64_t>slots.shape[0] < count * <uint64_t>block_size:
+        raise ValueError("an array is shorter than its count")
+    for i in range(count):
+        used += lengths[i]
+        if lengths[i] > block_size:
+            raise ValueError("a block is longer than the block size")
+    if used > <size_t>payload.shape[0]:
+        raise ValueError("no room for the blocks")
+    used = 0
+    with nogil:
+        for i in range(count):
+            if lengths[i]:
+                memmove(&payload[used], &slots[i * <size_t>block_size], lengths[i])
+                used += lengths[i]
+    return used
 
 
 def pick_zeros(const uint64_t[::1] runs, const uint64_t[::1] want_blocks, uint8_t[::1] resolved,

@@ -102,6 +102,19 @@ def set_lengths(
 
 
 @released
+def zero_blocks(blocks: Buffer, lengths: Buffer, count: int, out: Buffer) -> int:
+    """The numbers of a batch's blocks of zeros go to `out`; returns how many."""
+    unsigned(count)
+    numbers, sizes = view(blocks, np.uint64), view(lengths, np.uint32)
+    names = view(out, np.uint64, writable=True)
+    if min(len(numbers), len(sizes), len(names)) < count:
+        raise ValueError("blocks, lengths or room are too short")
+    found = numbers[:count][sizes[:count] == 0]
+    names[: len(found)] = found
+    return len(found)
+
+
+@released
 def ascending(blocks: Buffer, count: int, end: int) -> bool:
     """Do the first `count` block numbers strictly ascend, and stay below `end`?"""
     unsigned(count, end)
@@ -160,9 +173,26 @@ def pick_blocks(
 
 
 @released
-def pick_zeros(
-    runs: Buffer, want_blocks: Buffer, resolved: Buffer, want_count: int, lengths: Buffer
-) -> int:
+def compact(slots: Buffer, lengths: Buffer, count: int, block_size: int, payload: Buffer) -> int:
+    """From slots of `block_size` to blocks back to back, in place too; returns the bytes."""
+    unsigned(count, block_size)
+    places, sizes = view(slots, np.uint8), view(lengths, np.uint32)
+    data = view(payload, np.uint8, writable=True)
+    if len(sizes) < count or len(places) < count * block_size:
+        raise ValueError("an array is shorter than its count")
+    if (sizes[:count] > block_size).any():
+        raise ValueError("a block is longer than the block size")
+    if int(sizes[:count].sum()) > len(data):
+        raise ValueError("no room for the blocks")
+    used = 0
+    for i, size in enumerate(sizes[:count].tolist()):
+        data[used : used + size] = places[i * block_size : i * block_size + size]
+        used += size
+    return used
+
+
+@released
+def pick_zeros(runs: Buffer, want_blocks: Buffer, resolved: Buffer, want_count: int, lengths: Buffer) -> int:
     """Resolve the wanted blocks in runs of zeros: pairs (first block, number of blocks), ascending."""
     unsigned(want_count)
     numbers, want = view(runs, np.uint64), view(want_blocks, np.uint64)

@@ -28,6 +28,7 @@ from secondsite.engine.portable import (
 )
 from secondsite.engine.portable.entries import (
     ascending,
+    compact,
     differing_entries,
     load_entries,
     nonzero_entries,
@@ -35,6 +36,7 @@ from secondsite.engine.portable.entries import (
     pick_zeros,
     set_lengths,
     store_entries,
+    zero_blocks,
 )
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ascending",
     "check_file",
+    "compact",
     "differing_entries",
     "hash_block",
     "hash_blocks",
@@ -55,6 +58,7 @@ __all__ = [
     "scan_segments",
     "set_lengths",
     "store_entries",
+    "zero_blocks",
 ]
 
 # The native scan's piece: where a batch fills up, both must stop at the same block.

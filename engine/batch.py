@@ -1,0 +1,68 @@
+"""A batch: blocks of one pass in flat arrays, filled and read by the kernels without a Python object a block.
+
+`blocks` u64 block numbers · `lengths` u32, 0 for a block of zeros · `hashes` 16 bytes a block, zeros for zeros ·
+`payload` the data blocks back to back. Entries 0 to `count` are in use, and `used` bytes of the payload.
+"""
+
+from __future__ import annotations
+
+import mmap
+from array import array
+
+from secondsite.engine import kernel
+from secondsite.engine.units import MIB
+
+# A batch a worker: small enough that two workers with three buffers each stay far below the memory budget,
+# large enough that one fdatasync a batch is lost in the time the batch takes to write.
+BATCH_BYTES = 8 * MIB
+_EXTRA_BLOCKS = 4096  # zero blocks take a place but no payload
+
+
+class Batch:
+    """Room for `room` bytes of data blocks of `block_size`, and some thousand blocks of zeros."""
+
+    __slots__ = ("block_size", "blocks", "count", "hashes", "lengths", "payload", "used")
+
+    def __init__(self, block_size: int, room: int = BATCH_BYTES) -> None:
+        room = max(room // block_size, 1) * block_size
+        places = room // block_size + _EXTRA_BLOCKS
+        self.block_size = block_size
+        self.blocks = array("Q", bytes(8 * places))
+        self.lengths = array("I", bytes(4 * places))
+        self.hashes = bytearray(16 * places)
+        # Anonymous memory: aligned, and committed only as far as it is used.
+        self.payload = memoryview(mmap.mmap(-1, room))
+        self.count = 0
+        self.used = 0
+
+    def reset(self) -> None:
+        """Empty it for the next pass."""
+        self.count = self.used = 0
+
+    @property
+    def free(self) -> int:
+        """How many more blocks fit, whatever they hold."""
+        return min(len(self.blocks) - self.count, (len(self.payload) - self.used) // self.block_size)
+
+    def add_zeros(self, blocks: array[int], start: int, end: int) -> None:
+        """Append `blocks[start:end]` as blocks of zeros; there must be room."""
+        at, n = self.count, end - start
+        self.blocks[at : at + n] = blocks[start:end]
+        self.lengths[at : at + n] = array("I", bytes(4 * n))
+        self.hashes[16 * at : 16 * (at + n)] = bytes(16 * n)
+        self.count += n
+
+    def name(self, blocks: array[int], hashes: bytearray, count: int, image_size: int) -> None:
+        """Name blocks by their hashes, without their bytes: sets the lengths, and `used` to what they need."""
+        self.blocks[:count] = blocks[:count]
+        self.hashes[: 16 * count] = hashes[: 16 * count]
+        self.count = count
+        self.used = kernel.scan.set_lengths(
+            self.blocks, self.hashes, count, self.block_size, image_size, self.lengths
+        )
+
+    def rehash(self, seed: int) -> bytearray:
+        """The hashes of the payload as it is now."""
+        out = bytearray(16 * self.count)
+        kernel.scan.hash_blocks(self.payload, self.lengths, self.count, seed, out)
+        return out

@@ -1,0 +1,133 @@
+"""The real file system."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import tempfile
+from pathlib import Path
+
+from secondsite.engine import errors
+from secondsite.engine.files.base import Files, Lock
+from secondsite.engine.images.base import Image
+from secondsite.engine.images.raw import RawImage
+
+_FICLONE = 0x40049409
+# What FICLONE answers where it cannot: not this file system, not these two files, not this kernel.
+_CANNOT_CLONE = {errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM}
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP}
+
+
+class LocalLock(Lock):
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def release(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+class LocalFiles(Files):
+    def open(self, path: str, mode: str) -> Image:
+        return RawImage(path, mode)
+
+    def exists(self, path: str) -> bool:
+        return Path(path).exists()
+
+    def size(self, path: str) -> int:
+        try:
+            return Path(path).stat().st_size
+        except FileNotFoundError:
+            return -1
+        except OSError as error:
+            raise errors.from_os(error, path, "look at it") from None
+
+    def listdir(self, path: str) -> list[str]:
+        try:
+            return sorted(os.listdir(path))  # noqa: PTH208 (names, not Path objects: there may be 100,000)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise errors.from_os(error, path, "list it") from None
+
+    def mkdir(self, path: str) -> None:
+        try:
+            Path(path).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise errors.from_os(error, path, "make the folder") from None
+
+    def replace(self, source: str, target: str) -> None:
+        try:
+            Path(source).replace(target)
+        except OSError as error:
+            raise errors.from_os(error, target, "put it in place") from None
+
+    def link(self, source: str, target: str) -> None:
+        try:
+            os.link(source, target)
+        except FileExistsError:
+            return
+        except OSError as error:
+            raise errors.from_os(error, target, "link it") from None
+
+    def unlink(self, path: str) -> None:
+        try:
+            Path(path).unlink(missing_ok=True)
+        except OSError as error:
+            raise errors.from_os(error, path, "remove it") from None
+
+    def flush_dir(self, path: str) -> None:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise errors.from_os(error, path, "make its names durable") from None
+
+    def clone(self, source: str, target: str) -> bool:
+        with RawImage(source) as old, RawImage(target, "create") as new:
+            assert isinstance(old, RawImage) and isinstance(new, RawImage)
+            try:
+                fcntl.ioctl(new.fd, _FICLONE, old.fd)
+                return True
+            except OSError as error:
+                if error.errno not in _CANNOT_CLONE:
+                    raise errors.from_os(error, target, "clone the head into it") from None
+        self.unlink(target)
+        return False
+
+    def temporary(self, near: str) -> Image:
+        try:
+            fd, path = tempfile.mkstemp(prefix="secondsite-")
+            os.close(fd)
+            image = RawImage(path, "create")
+            Path(path).unlink()
+            return image
+        except OSError as error:
+            raise errors.from_os(error, tempfile.gettempdir(), "make a temporary file") from None
+
+    def lock(self, path: str, *, exclusive: bool) -> Lock | None:
+        flags = os.O_RDWR | os.O_CREAT if exclusive else os.O_RDONLY | os.O_CREAT
+        try:
+            try:
+                fd = os.open(path, flags | os.O_CLOEXEC, 0o644)
+            except PermissionError:
+                if exclusive:
+                    raise
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            if not exclusive and error.errno in (errno.EROFS, errno.ENOENT, errno.EACCES):
+                return LocalLock(-1)  # a medium that nobody can write needs no lock
+            raise errors.from_os(error, path, "lock it") from None
+        try:
+            fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(fd)
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                return None
+            raise errors.from_os(error, path, "lock it") from None
+        return LocalLock(fd)

@@ -1,0 +1,158 @@
+"""The Image interface: the bytes of a disk at offsets, and what every implementation promises.
+
+Each sentence below is tested for every implementation by tests/conformance/test_image.py.
+
+* `size` is in bytes and need not be a multiple of any block.
+* A range lies inside the image, or the call raises ShortImage (reads) or ValueError (zero).
+* `extents(start, length)` covers the range in order, without gaps; a zero extent reads as zeros.
+* `read_into` fills its whole buffer. `write` may extend a file, never a device.
+* What `flush` returned from survives a power loss; nothing else is promised to.
+* Errors of the machine below are `errors.Unreachable` (`errors.Full` where there is no room) and name the path.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from array import array
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from secondsite.engine import errors, kernel
+
+Buffer = bytearray | memoryview
+
+
+class ShortImage(errors.Damaged):
+    """A read went past the end: the file was cut, or it shrank while it was read."""
+
+
+class Extent(NamedTuple):
+    """`length` bytes from `start` in one state."""
+
+    start: int
+    length: int
+    zero: bool
+
+
+class Segment(NamedTuple):
+    """Where a piece of a disk lies: `length` bytes at `offset` of the open file `fd`; fd -1 is zeros."""
+
+    fd: int
+    offset: int
+    length: int
+
+
+class Image(ABC):
+    """One open image. Methods may be called from several threads at once."""
+
+    path: str
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Bytes of the disk."""
+
+    @abstractmethod
+    def extents(self, start: int, length: int) -> Iterator[Extent]:
+        """Data and zero extents of a range, in order."""
+
+    @abstractmethod
+    def read_into(self, offset: int, buffer: Buffer) -> None:
+        """Fill the buffer from `offset`. Raises ShortImage past the end."""
+
+    @abstractmethod
+    def write(self, offset: int, data: bytes | Buffer) -> None:
+        """Write all of `data`."""
+
+    @abstractmethod
+    def zero(self, offset: int, length: int, *, punch: bool = True) -> None:
+        """Make a range read as zeros: as a hole where possible, or keeping its space (`punch=False`)."""
+
+    @abstractmethod
+    def resize(self, size: int) -> None:
+        """Cut the image, or grow it by zeros."""
+
+    @abstractmethod
+    def flush(self) -> None:
+        """Make everything written so far durable."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of it; a second call does nothing."""
+
+    def segments(self, start: int, length: int) -> list[Segment] | None:
+        """The file ranges that hold a range of the disk, or None where it is not made of file ranges."""
+        return None
+
+    def read(self, offset: int, length: int) -> bytearray:
+        """`length` bytes from `offset`."""
+        buffer = bytearray(length)
+        self.read_into(offset, buffer)
+        return buffer
+
+    def start_writeback(self, offset: int, length: int) -> None:
+        """A hint that a range will be flushed soon."""
+        return None
+
+    # -- runs of blocks: a batch is flat arrays, see engine/batch.py ----------------------------------------
+
+    def read_blocks(
+        self, blocks: array[int], lengths: array[int], count: int, block_size: int, payload: Buffer
+    ) -> int:
+        """Read the data blocks (length > 0) of a batch back to back; returns the bytes read."""
+        used = 0
+        with memoryview(payload) as view:
+            for index in range(count):
+                length = lengths[index]
+                if length:
+                    self.read_into(blocks[index] * block_size, view[used : used + length])
+                    used += length
+        return used
+
+    def write_blocks(
+        self,
+        blocks: array[int],
+        lengths: array[int],
+        count: int,
+        block_size: int,
+        image_size: int,
+        payload: Buffer,
+        *,
+        punch: bool = True,
+    ) -> None:
+        """Write a batch; a length of 0 is a block of zeros."""
+        used = 0
+        with memoryview(payload) as view:
+            for index in range(count):
+                offset, length = blocks[index] * block_size, lengths[index]
+                if length:
+                    self.write(offset, view[used : used + length])
+                    used += length
+                else:
+                    self.zero(offset, min(block_size, image_size - offset), punch=punch)
+
+    def check_blocks(
+        self,
+        blocks: array[int],
+        lengths: array[int],
+        hashes: Buffer,
+        count: int,
+        block_size: int,
+        image_size: int,
+        seed: int,
+    ) -> int:
+        """Read a batch back; the index of the first block that is not what its hash says, or -1."""
+        for index in range(count):
+            offset = blocks[index] * block_size
+            data = self.read(offset, min(block_size, image_size - offset))
+            zero = bytes(16)
+            digest = zero if kernel.scan.is_zero(data) else kernel.scan.hash_block(data, seed)
+            if digest != (bytes(hashes[16 * index : 16 * index + 16]) if lengths[index] else zero):
+                return index
+        return -1
+
+    def __enter__(self) -> Image:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

@@ -1,0 +1,58 @@
+"""Read a point in place, drop points, fence: what an embedding program needs beyond a cycle."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from secondsite.engine import errors
+from secondsite.engine.files import Files
+from secondsite.engine.images import Image
+from secondsite.engine.replica import point as point_module
+from secondsite.engine.replica import prune as pruning
+from secondsite.engine.replica.directory import Replica
+from secondsite.engine.replica.view import PointView
+
+
+@contextmanager
+def open_point(
+    replica: str | os.PathLike[str], at: str = "latest", *, files: Files | None = None
+) -> Iterator[Image]:
+    """A recovery point as a read-only Image, without a copy; the replica takes no cycle while it is open."""
+    opened = Replica.open(os.fspath(replica), files)
+    with opened.reading():
+        point = point_module.choose(opened.points(), at, opened.layout.root)
+        with PointView(opened, point) as view:
+            yield view
+
+
+def prune(
+    replica: str | os.PathLike[str],
+    *,
+    keep: int | None = None,
+    drop: list[str] | None = None,
+    files: Files | None = None,
+) -> int:
+    """Drop all but the newest `keep` points, or the points named in `drop`; how many went.
+
+    Those that stay restore the same bytes. The newest point is the head and cannot be dropped.
+    """
+    opened = Replica.open(os.fspath(replica), files)
+    if (keep is None) == (drop is None) or (keep is not None and keep < 1):
+        raise errors.Usage("give either keep (at least 1) or the points to drop")
+    with opened.writing():
+        if keep is not None:
+            return pruning.keep_newest(opened, keep)
+        listed = opened.points()
+        chosen = {point_module.choose(listed, name, opened.layout.root).generation for name in drop or []}
+        return pruning.drop(opened, sorted(chosen))
+
+
+def raise_epoch(replica: str | os.PathLike[str], epoch: int, *, files: Files | None = None) -> int:
+    """Fence off sources with a lower epoch (DESIGN D9): the replica's epoch becomes `epoch`, never lower."""
+    opened = Replica.open(os.fspath(replica), files)
+    with opened.writing():
+        if epoch > opened.identity.epoch:
+            opened.write_identity(opened.identity.raised(epoch))
+        return opened.identity.epoch

@@ -1,0 +1,239 @@
+"""A replica in a directory, opened: its identity, its points, its locks. What it does to itself is in the siblings:
+`cycle` makes a generation, `recovery` undoes one that a crash cut short, `prune` drops points, `view` reads them.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from secondsite.engine import errors
+from secondsite.engine.blockmap import BlockMap
+from secondsite.engine.delta.reader import DeltaReader
+from secondsite.engine.files import Files, LocalFiles, Lock
+from secondsite.engine.images import Image
+from secondsite.engine.replica import record
+from secondsite.engine.replica.identity import Identity
+from secondsite.engine.replica.layout import Layout, generations, next_generation
+from secondsite.engine.replica.point import Point
+
+# What a creation that a crash cut short may leave behind before the replica says what it is.
+_UNBORN = {"lock", "points", "replica.json.tmp", "head.raw.tmp", "head.map.tmp"}
+
+
+class Replica:
+    """Open with `Replica.open` or `Replica.create`. `warnings` collects what was found wrong and did no harm."""
+
+    def __init__(self, root: str, files: Files, identity: Identity) -> None:
+        self.layout, self.files, self.identity = Layout(root), files, identity
+        self.warnings: list[str] = []
+        self.unreadable: dict[int, str] = {}
+
+    # -- open ------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def open(cls, root: str, files: Files | None = None) -> Replica:
+        """An existing replica. Raises Unreachable, Damaged or NewerFormat, and Refused where it is none."""
+        files = files or LocalFiles()
+        layout = Layout(root)
+        if files.size(layout.identity) < 0:
+            if not files.exists(layout.root):
+                raise errors.Unreachable("there is no such replica", path=layout.root)
+            if files.exists(layout.head) or files.listdir(layout.points):
+                raise errors.Damaged("it is gone; a replica lies around it", path=layout.identity)
+            raise errors.Refused("is not a replica (it has no replica.json)", path=layout.root)
+        fields, complaint = record.read(files, layout.identity)
+        made = cls(root, files, Identity.parse(fields, layout.identity))
+        if complaint:
+            made.warnings.append(f"{complaint}; the second copy in the file is good, the next cycle mends it")
+        return made
+
+    @classmethod
+    def create(cls, root: str, files: Files, identity: Identity, *, probe: bool = True) -> Replica:
+        """A new replica without points in an empty or missing folder; a folder with other content is Refused.
+
+        `probe` finds out whether the folder's file system can clone, and so keep points as clones.
+        """
+        layout = Layout(root)
+        files.mkdir(layout.root)
+        strangers = set(files.listdir(layout.root)) - _UNBORN
+        if strangers or files.listdir(layout.points):
+            raise errors.Refused("is a folder with other content and not a replica", path=layout.root)
+        files.mkdir(layout.points)
+        made = cls(root, files, identity)
+        if probe and made._can_clone():
+            identity = replace(identity, history="clone")
+        made.write_identity(identity)
+        parent = posixpath.dirname(layout.root)
+        files.flush_dir(parent or ".")
+        return made
+
+    def _can_clone(self) -> bool:
+        old, new = self.layout.head + ".tmp", self.layout.head_map + ".tmp"
+        with self.files.open(old, "create") as file:
+            file.write(0, bytes(4096))
+        try:
+            return self.files.clone(old, new)
+        finally:
+            self.files.unlink(old)
+            self.files.unlink(new)
+
+    def write_identity(self, identity: Identity) -> None:
+        """Replace `replica.json`, durably."""
+        record.write(self.files, self.layout.identity, identity.fields())
+        self.files.flush_dir(self.layout.root)
+        self.identity = identity
+
+    # -- locks -----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def locked(self, *, exclusive: bool) -> Iterator[None]:
+        """Hold the replica: one writer, or any number of readers. Raises Busy at once where that cannot be."""
+        lock = self._take(exclusive=exclusive)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _take(self, *, exclusive: bool) -> Lock:
+        lock = self.files.lock(self.layout.lock, exclusive=exclusive)
+        if lock is None:
+            who = "another process reads or writes it" if exclusive else "a cycle is being applied to it"
+            raise errors.Busy(f"is busy: {who}; try again later", path=self.layout.root)
+        return lock
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Hold it as a reader, at rest: a cycle that was cut short is taken back first."""
+        lock = self._take(exclusive=False)
+        try:
+            if self.interrupted():
+                lock.release()
+                with self.writing():
+                    pass
+                lock = self._take(exclusive=False)
+            yield
+        finally:
+            lock.release()
+
+    @contextmanager
+    def writing(self, *, force: bool = False) -> Iterator[None]:
+        """Hold it as the writer, at rest. `force` goes on where a damaged undo delta forbids to go back."""
+        from secondsite.engine.replica import recovery
+
+        with self.locked(exclusive=True):
+            recovery.recover(self, force=force)
+            yield
+
+    def interrupted(self) -> bool:
+        """Did a crash leave something that recovery must finish or take back?"""
+        if any(next_generation(name) is not None for name in self.files.listdir(self.layout.root)):
+            return True
+        return self.unfinished_undo() is not None
+
+    def unfinished_undo(self) -> int | None:
+        """The generation whose undo delta belongs to a cycle that was not committed, or None."""
+        names = self.files.listdir(self.layout.points)
+        recorded, undos = generations(names, "json"), generations(names, "undo")
+        return undos[-1] if undos and recorded and undos[-1] == recorded[-1] else None
+
+    # -- points ----------------------------------------------------------------------------------------------
+
+    def points(self) -> list[Point]:
+        """Every readable point, oldest first. `unreadable` names the others afterwards, with what is wrong."""
+        found = []
+        self.unreadable = {}
+        for generation in generations(self.files.listdir(self.layout.points), "json"):
+            try:
+                found.append(self.point(generation))
+            except errors.Damaged as error:
+                self.unreadable[generation] = str(error)
+        return found
+
+    def point(self, generation: int) -> Point:
+        """The record of one point. Raises Damaged."""
+        path = self.layout.record(generation)
+        fields, complaint = record.read(self.files, path)
+        if complaint:
+            self.warn(f"{complaint}; the second copy in the file is good")
+        return Point.parse(fields, path, self.identity.replica_id.hex(), generation)
+
+    def warn(self, text: str) -> None:
+        """Say it once."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+
+    def head_generation(self) -> int:
+        """The newest generation; 0 before the first."""
+        found = generations(self.files.listdir(self.layout.points), "json")
+        return found[-1] if found else 0
+
+    def newest(self) -> Point | None:
+        """The newest point, or None before the first. Raises Damaged where its record cannot be read."""
+        generation = self.head_generation()
+        return self.point(generation) if generation else None
+
+    # -- its files -------------------------------------------------------------------------------------------
+
+    def open_head(self, mode: str = "r") -> Image:
+        """The head. Raises Damaged where it is missing."""
+        if self.files.size(self.layout.head) < 0:
+            raise errors.Damaged("the head is missing", path=self.layout.head)
+        return self.files.open(self.layout.head, mode)
+
+    def open_map(self, path: str, mode: str = "r", *, unchecked: bool = False) -> BlockMap:
+        """A block map of this replica. Raises Damaged."""
+        if self.files.size(path) < 0:
+            raise errors.Damaged("the block map is missing", path=path)
+        file = self.files.open(path, mode)
+        try:
+            return BlockMap.load(file, path, self.identity.replica_id, unchecked=unchecked)
+        except BaseException:
+            file.close()
+            raise
+
+    def open_undo(self, generation: int) -> DeltaReader:
+        """The undo delta that leads to a generation. Raises Damaged."""
+        path = self.layout.undo(generation)
+        file = self.files.open(path, "r")
+        try:
+            reader = DeltaReader(file, path)
+            header = reader.header
+            if header.replica_id != self.identity.replica_id or header.block_size != self.identity.block_size:
+                raise errors.Damaged("it is the undo delta of another replica", path=path, offset=16)
+            if header.target_generation != generation or header.base_generation <= generation:
+                raise errors.Damaged(
+                    f"it leads to generation {header.target_generation}, {generation} was expected",
+                    path=path,
+                    offset=48,
+                )
+            return reader
+        except BaseException:
+            file.close()
+            raise
+
+    # -- what verification found -----------------------------------------------------------------------------
+
+    def known_damage(self) -> dict[int, str]:
+        """Points that the last verification could not prove, with what it found. Advice, never needed."""
+        try:
+            data = json.loads(self.files.read_bytes(self.layout.damage, record.MAX_BYTES))
+            return {int(key): str(value) for key, value in data.items()}
+        except (errors.Error, ValueError, AttributeError):
+            return {}
+
+    def note_damage(self, found: dict[int, str]) -> None:
+        """Remember it for `points`; a medium that nobody can write keeps no note."""
+        if found == self.known_damage():
+            return
+        try:
+            if found:
+                text = json.dumps({str(key): value for key, value in found.items()}, indent=1)
+                self.files.write_bytes(self.layout.damage, text.encode(), durable=False)
+            else:
+                self.files.unlink(self.layout.damage)
+        except errors.Error:
+            self.warn(f"{self.layout.damage}: the finding could not be noted")

@@ -1,0 +1,72 @@
+"""The names inside a replica's folder; FORMAT.md, section 1, is the specification.
+
+```
+replica.json               what it is                       next-000000000002.raw/.map   a head that is being made
+head.raw  head.map         the newest generation            points/000000000001.json     a point: time, size, seal
+lock                       one writer, or many readers      points/000000000001.undo     the way back to it, or
+                                                            points/000000000001.raw/.map all of it, as clones
+```
+"""
+
+from __future__ import annotations
+
+import posixpath
+
+WIDTH = 12
+
+
+class Layout:
+    """Paths of one replica."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root.rstrip("/") or "/"
+        self.points = posixpath.join(self.root, "points")
+        self.identity = self._in("replica.json")
+        self.lock = self._in("lock")
+        self.head = self._in("head.raw")
+        self.head_map = self._in("head.map")
+        self.checked = self._in("checked.json")
+        self.damage = self._in("damage.json")
+
+    def _in(self, name: str) -> str:
+        return posixpath.join(self.root, name)
+
+    def next_head(self, generation: int) -> str:
+        return self._in(f"next-{generation:0{WIDTH}}.raw")
+
+    def next_map(self, generation: int) -> str:
+        return self._in(f"next-{generation:0{WIDTH}}.map")
+
+    def _point(self, generation: int, kind: str) -> str:
+        return posixpath.join(self.points, f"{generation:0{WIDTH}}.{kind}")
+
+    def record(self, generation: int) -> str:
+        return self._point(generation, "json")
+
+    def undo(self, generation: int) -> str:
+        return self._point(generation, "undo")
+
+    def clone(self, generation: int) -> str:
+        return self._point(generation, "raw")
+
+    def clone_map(self, generation: int) -> str:
+        return self._point(generation, "map")
+
+
+def generations(names: list[str], kind: str) -> list[int]:
+    """The generations of which a folder's names hold a file of this kind, ascending."""
+    suffix = f".{kind}"
+    found = []
+    for name in names:
+        stem = name.removesuffix(suffix)
+        if name.endswith(suffix) and len(stem) == WIDTH and stem.isascii() and stem.isdigit():
+            found.append(int(stem))
+    return sorted(found)
+
+
+def next_generation(name: str) -> int | None:
+    """The generation of a `next-…` name, or None."""
+    stem, _, kind = name.removeprefix("next-").rpartition(".")
+    if name.startswith("next-") and kind in ("raw", "map") and stem.isascii() and stem.isdigit():
+        return int(stem)
+    return None

@@ -1,0 +1,133 @@
+"""Before a cycle: the maps that it compares with and writes into, mended where they are damaged."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from secondsite.engine import errors, scan
+from secondsite.engine.blockmap import BlockMap
+from secondsite.engine.progress import Monitor
+from secondsite.engine.replica import record
+from secondsite.engine.replica.directory import Replica
+from secondsite.engine.replica.point import Point
+
+
+class Mending:
+    """A context with two maps. `previous`: what the head holds, to scan against; None before the first generation.
+    `logical`: what it should hold, the head's own map, open for writing. They are one, unless this is a resync.
+    """
+
+    def __init__(
+        self, replica: Replica, old: Point | None, resync: bool, workers: int, monitor: Monitor
+    ) -> None:
+        self.replica, self.old, self.resync = replica, old, resync
+        self.workers, self.monitor = workers, monitor
+        self.previous: BlockMap | None = None
+        self._logical: BlockMap | None = None
+
+    @property
+    def logical(self) -> BlockMap:
+        assert self._logical is not None
+        return self._logical
+
+    def __enter__(self) -> Mending:
+        if self.old is not None:
+            try:
+                self._open(self.old)
+            except BaseException:
+                self._close()
+                raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        for block_map in (self.previous, self._logical):
+            if block_map is not None:
+                block_map.close()
+
+    def _open(self, old: Point) -> None:
+        if self.resync:
+            self.previous = self._hash_head(old)
+            try:
+                self._logical = open_checked(self.replica, old)
+            except errors.Damaged as error:
+                self._logical = self._replace(old, self.previous, error)
+            return
+        try:
+            self._logical = open_checked(self.replica, old)
+        except errors.Damaged as error:
+            with self._hash_head(old) as held:
+                if held.seal().hex() != old.seal:
+                    raise
+                self._logical = self._replace(old, held, error)
+        self.previous = self._logical
+
+    def _hash_head(self, old: Point) -> BlockMap:
+        replica = self.replica
+        temporary = replica.files.temporary(replica.layout.root)
+        identity = replica.identity
+        with replica.open_head("rw" if self.resync else "r") as head:
+            if head.size != old.virtual_bytes:
+                if not self.resync:
+                    raise errors.Damaged(
+                        f"the head has {head.size} bytes, {old.virtual_bytes} were expected", path=head.path
+                    )
+                head.resize(old.virtual_bytes)
+            made = BlockMap.create(
+                temporary, replica.layout.head_map, identity.replica_id, identity.block_size, old.virtual_bytes
+            )
+            self.monitor.begin("hash the head", head.size)
+            scan.rebuild(head, made, identity.seed, workers=self.workers, monitor=self.monitor)
+        return made
+
+    def _replace(self, old: Point, held: BlockMap, error: errors.Damaged) -> BlockMap:
+        """Put the map of what the head holds in the place of the damaged one."""
+        files, path = self.replica.files, self.replica.layout.head_map
+        if held.seal().hex() == old.seal:
+            self.replica.warn(f"{error}; it was made anew from the head, which has the seal of point {old.name}")
+        else:
+            self.replica.warn(f"{error}; it was made anew from the head; older points may not restore whole")
+        with held.copy_to(files.open(path + ".tmp", "create"), path) as made:
+            made.file.flush()
+        files.replace(path + ".tmp", path)
+        files.flush_dir(self.replica.layout.root)
+        return self.replica.open_map(path, "rw")
+
+
+def open_checked(replica: Replica, old: Point) -> BlockMap:
+    """The head's map, every page read and its seal compared with the newest point's. Raises Damaged.
+
+    This reads one byte for every 4,096 of the image's data; a scan is about to read all of those.
+    """
+    found = replica.open_map(replica.layout.head_map, "rw")
+    try:
+        found.check()
+        if found.image_size != old.virtual_bytes or found.seal().hex() != old.seal:
+            raise errors.Damaged(f"it does not have the seal of point {old.name}", path=found.path)
+        return found
+    except BaseException:
+        found.close()
+        raise
+
+
+def newest(replica: Replica, *, resync: bool, time: str) -> Point | None:
+    """The newest point; with `resync` a record that is lost is written anew from the head's map."""
+    try:
+        return replica.newest()
+    except errors.Damaged as error:
+        if not resync:
+            raise
+        generation = replica.head_generation()
+        with replica.open_map(replica.layout.head_map) as block_map:
+            made = Point(
+                generation, time, block_map.image_size, block_map.seal().hex(), "resync", "scan", 0, 0, 0,
+                replica.identity.epoch, replica.identity.replica_id.hex(),
+            )  # fmt: skip
+        record.write(replica.files, replica.layout.record(generation), made.fields())
+        replica.files.flush_dir(replica.layout.points)
+        replica.warn(f"{error}; the record was made anew from the head's block map")
+        return made

@@ -1,0 +1,99 @@
+"""A recovery point: one generation that can be restored, and the digest that seals its block map."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from secondsite.engine import errors
+from secondsite.engine.replica import record
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """What `points/<generation>.json` holds. `seal` is BlockMap.seal() as hexadecimal."""
+
+    generation: int
+    time: str
+    virtual_bytes: int
+    seal: str
+    kind: str
+    tracker: str
+    read_bytes: int
+    changed_bytes: int
+    sent_bytes: int
+    epoch: int
+    replica_id: str
+
+    @property
+    def name(self) -> str:
+        """How people call it: the generation's number."""
+        return str(self.generation)
+
+    def fields(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def parse(cls, fields: dict[str, Any], path: str, replica_id: str, generation: int) -> Point:
+        """From a record's fields. Raises Damaged where they are not those of this replica and generation."""
+        values = {}
+        for name, kind in cls.__annotations__.items():
+            values[name] = record.field(fields, name, {"int": int, "str": str}[str(kind)], path)
+        point = cls(**values)
+        if point.replica_id != replica_id or point.generation != generation:
+            raise errors.Damaged("it describes another replica's point", path=path, offset=0)
+        if len(point.seal) != 64 or not set(point.seal) <= set("0123456789abcdef"):
+            raise errors.Damaged("its seal is not a SHA-256 digest", path=path, offset=0)
+        parse_time(point.time, path)
+        return point
+
+
+def format_time(moment: datetime.datetime) -> str:
+    """UTC, ISO 8601, to the microsecond: `2026-11-22T09:14:00.123456Z`."""
+    return moment.astimezone(datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def parse_time(text: str, path: str | None = None) -> datetime.datetime:
+    """ISO 8601; without a zone it is UTC. Raises Usage, or Damaged where it was read from `path`."""
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        if path is not None:
+            raise errors.Damaged(f"{text!r} is not a time", path=path, offset=0) from None
+        raise errors.Usage(f"{text!r} is neither a point, `latest` nor a time (2026-11-22T09:14:00)") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
+
+
+def choose(points: list[Point], at: str, path: str) -> Point:
+    """The point that `at` names: a generation, `latest`, or a time (the newest point not after it)."""
+    if not points:
+        raise errors.Refused("there is no recovery point yet", path=path)
+    if at == "latest":
+        return points[-1]
+    if at.isascii() and at.isdigit() and len(at) < 19 and not _is_date(at):
+        for point in points:
+            if point.generation == int(at):
+                return point
+        raise errors.Refused(
+            f"no point {at}; there are {points[0].name} to {points[-1].name}"
+            if len(points) > 1
+            else f"no point {at}; the only one is {points[0].name}",
+            path=path,
+        )
+    moment = parse_time(at)
+    earlier = [point for point in points if parse_time(point.time) <= moment]
+    if not earlier:
+        raise errors.Refused(f"no point is as old as {at}; the oldest is of {points[0].time}", path=path)
+    return max(earlier, key=lambda point: point.generation)
+
+
+def _is_date(text: str) -> bool:
+    """ISO 8601's basic form of a date, 20261122, is all digits too."""
+    if len(text) != 8 or text[0] == "0":
+        return False
+    try:
+        datetime.date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True

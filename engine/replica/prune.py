@@ -1,0 +1,89 @@
+"""Drop recovery points. What stays restores the same bytes: an undo delta in the middle is merged into the older one.
+
+Every step leaves a replica in which each listed point restores; a crash in between leaves one point more.
+"""
+
+from __future__ import annotations
+
+from secondsite.engine import errors
+from secondsite.engine.delta import format as fmt
+from secondsite.engine.delta.merge import merge
+from secondsite.engine.delta.reader import DeltaReader
+from secondsite.engine.replica.directory import Replica
+from secondsite.engine.replica.layout import generations
+
+
+def keep_newest(replica: Replica, keep: int) -> int:
+    """Drop all but the newest `keep` points; how many went. The caller holds the replica as the writer."""
+    listed = generations(replica.files.listdir(replica.layout.points), "json")
+    return drop(replica, listed[:-keep] if keep < len(listed) else [])
+
+
+def drop(replica: Replica, unwanted: list[int]) -> int:
+    """Drop these generations' points, oldest first; how many went. The newest cannot be dropped (Refused).
+
+    A point that an older one needs is merged into it. Raises Damaged where a delta to merge is damaged: then that
+    point and those after it stay.
+    """
+    if not unwanted:
+        return 0
+    if replica.head_generation() in unwanted:
+        raise errors.Refused("the newest point is the head and stays", path=replica.layout.root)
+    bases = _bases(replica)
+    for generation in sorted(unwanted):
+        for older in sorted(g for g, base in bases.items() if base == generation):
+            bases[older] = _merge(replica, generation, older)
+        bases.pop(generation, None)
+        _forget(replica, generation)
+    return len(unwanted)
+
+
+def _bases(replica: Replica) -> dict[int, int]:
+    """For each generation with an undo delta, the one that it starts from."""
+    found = {}
+    for generation in generations(replica.files.listdir(replica.layout.points), "undo"):
+        try:
+            reader = replica.open_undo(generation)
+        except errors.Damaged:
+            continue  # it leads nowhere, so nothing can be merged into it
+        found[generation] = reader.header.base_generation
+        reader.close()
+    return found
+
+
+def _merge(replica: Replica, dropped: int, older: int) -> int:
+    """Make the older point's undo delta start where the dropped point's does; that generation."""
+    files, layout = replica.files, replica.layout
+    if files.size(layout.undo(dropped)) < 0:
+        raise errors.Refused(
+            f"point {older} leads through the clone of point {dropped}; drop {older} first", path=layout.root
+        )
+    first, second = replica.open_undo(dropped), replica.open_undo(older)
+    temporary = layout.undo(older) + ".merge"
+    try:
+        with files.open(temporary, "create") as output:
+            header = merge(first, second, output, _codec_of(second))
+    finally:
+        first.close()
+        second.close()
+    files.replace(temporary, layout.undo(older))
+    files.flush_dir(layout.points)
+    return header.base_generation
+
+
+def _codec_of(reader: DeltaReader) -> tuple[int, int]:
+    """The codec of a delta's first data frame, at its fastest level: blocks packed anew stay of one kind."""
+    for frame in reader.tables():
+        if frame.head.kind == fmt.DATA and frame.head.codec != fmt.NONE:
+            return frame.head.codec, 1
+    return fmt.LZ4, 1
+
+
+def _forget(replica: Replica, generation: int) -> None:
+    """Remove a point that nothing needs: its record first, so that it is never listed without its contents."""
+    files, layout = replica.files, replica.layout
+    files.unlink(layout.record(generation))
+    files.flush_dir(layout.points)
+    for path in (layout.undo(generation), layout.clone(generation), layout.clone_map(generation)):
+        files.unlink(path)
+    files.flush_dir(layout.points)

@@ -1,0 +1,79 @@
+"""Small records: JSON with a checksum, written twice into one file, so that one bad byte loses nothing.
+
+FORMAT.md, section 1, is the specification.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from secondsite.engine import errors
+from secondsite.engine.files import Files
+
+FORMAT = 1
+MAX_BYTES = 1 << 20
+
+
+def pack(fields: dict[str, Any]) -> bytes:
+    """Two identical lines. `format` is put first."""
+    fields = {"format": FORMAT, **fields}
+    line = json.dumps({**fields, "checksum": _checksum(fields)}) + "\n"
+    return (line + line).encode()
+
+
+def _checksum(fields: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def unpack(data: bytes, path: str) -> tuple[dict[str, Any], str | None]:
+    """(fields, complaint): the first good line, and what was wrong with the other. Raises Damaged, NewerFormat."""
+    complaint: str | None = None
+    offset = 0
+    found: dict[str, Any] | None = None
+    lines = data.split(b"\n")[:2]
+    for line in lines:
+        fields, wrong = _line(line, path)
+        if wrong:
+            complaint = complaint or f"{path}: at byte {offset}: {wrong}"
+        found = found if found is not None else fields
+        offset += len(line) + 1
+    if found is None:
+        raise errors.Damaged("no record with a checksum that holds was found", path=path, offset=0)
+    if len(data) != 2 * (data.find(b"\n") + 1) and complaint is None:
+        complaint = f"{path}: at byte {len(data)}: two equal lines were expected"
+    return found, complaint
+
+
+def _line(line: bytes, path: str) -> tuple[dict[str, Any] | None, str | None]:
+    try:
+        fields = json.loads(line)
+        version, checksum = fields["format"], fields.pop("checksum")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None, "a record line does not parse"
+    if not isinstance(version, int) or _checksum(fields) != checksum:
+        return None, "a record's checksum does not hold"
+    if version > FORMAT:
+        raise errors.NewerFormat(f"format {version}; this program knows {FORMAT}", path=path)
+    return fields, None
+
+
+def read(files: Files, path: str) -> tuple[dict[str, Any], str | None]:
+    """Read a record file: (fields, complaint)."""
+    return unpack(files.read_bytes(path, MAX_BYTES), path)
+
+
+def write(files: Files, path: str, fields: dict[str, Any]) -> None:
+    """Replace a record file in one step; its name is durable after the folder's flush."""
+    files.write_bytes(path, pack(fields))
+
+
+def field(fields: dict[str, Any], name: str, kind: type, path: str) -> Any:
+    """One field of the expected type, or Damaged: a checksum proves who wrote it, not that it makes sense."""
+    value = fields.get(name)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise errors.Damaged(f"{name!r} should be {kind.__name__}", path=path, offset=0)
+    if kind is int and value < 0:
+        raise errors.Damaged(f"{name!r} is negative", path=path, offset=0)
+    return value

@@ -1,0 +1,156 @@
+"""After a crash: finish what was committed, take back what was not. The head is then generation N or N+1.
+
+The commit of a cycle is the rename of its point's record into `points/`. Before it an undo delta that no newer
+record follows leads back to N; after it a `next-…` head is put in its place. Every step may be repeated.
+"""
+
+from __future__ import annotations
+
+from secondsite.engine import errors, kernel
+from secondsite.engine.blockmap import BlockMap
+from secondsite.engine.delta.reader import DeltaReader, Frame
+from secondsite.engine.images import Image
+from secondsite.engine.replica.directory import Replica
+from secondsite.engine.replica.layout import generations, next_generation
+from secondsite.engine.replica.point import Point
+
+
+def recover(replica: Replica, *, force: bool = False) -> None:
+    """Bring a replica to rest; the caller holds it as the writer.
+
+    Raises Damaged where the way back is damaged; nothing is changed then. `force` goes back as far as it can (the
+    caller compares everything afterwards), and the points behind the damage show that they do not restore.
+    """
+    files, layout = replica.files, replica.layout
+    head = replica.head_generation()
+    for name in files.listdir(layout.root):
+        generation = next_generation(name)
+        if generation is not None and generation > head:
+            files.unlink(f"{layout.root}/{name}")
+    if files.size(layout.next_head(head)) >= 0 or files.size(layout.next_map(head)) >= 0:
+        promote(replica, head)
+    if head and replica.unfinished_undo() == head:
+        roll_back(replica, head, force=force)
+    _sweep(replica)
+
+
+def promote(replica: Replica, generation: int) -> None:
+    """Put a committed next head in place of the old one, which stays as the point before it."""
+    files, layout = replica.files, replica.layout
+    names = files.listdir(layout.points)
+    if files.size(layout.next_head(generation)) >= 0:
+        older = [g for g in generations(names, "json") if g < generation]
+        if older:
+            files.link(layout.head, layout.clone(older[-1]))
+            files.link(layout.head_map, layout.clone_map(older[-1]))
+            files.flush_dir(layout.points)
+        files.replace(layout.next_head(generation), layout.head)
+    if files.size(layout.next_map(generation)) >= 0:
+        files.replace(layout.next_map(generation), layout.head_map)
+    files.flush_dir(layout.root)
+
+
+def roll_back(replica: Replica, generation: int, *, force: bool) -> None:
+    """Undo a cycle that was not committed: write the old contents back, prove it, drop the undo delta."""
+    point = replica.point(generation)
+    path = replica.layout.undo(generation)
+    with replica.open_head("rw") as head:
+        block_map = replica.open_map(replica.layout.head_map, "rw", unchecked=True)
+        try:
+            complaint = _apply(replica, point, head, block_map)
+            if complaint and not force:
+                raise errors.Damaged(
+                    f"{complaint}; the unfinished cycle cannot be taken back "
+                    "(replicate --resync compares everything and goes forward)",
+                    path=path,
+                )
+            head.flush()
+            block_map.file.flush()
+        finally:
+            block_map.close()
+    if complaint:
+        replica.warn(f"{path}: {complaint}; going forward, older points will not restore whole")
+    replica.files.unlink(path)
+    replica.files.flush_dir(replica.layout.points)
+
+
+def _apply(replica: Replica, point: Point, head: Image, block_map: BlockMap) -> str | None:
+    """Write back what the undo delta holds; what is wrong with the result, or None where it is proved right."""
+    try:
+        reader = replica.open_undo(point.generation)
+    except errors.NewerFormat:
+        raise
+    except errors.Damaged as error:
+        # A cycle that died before its first durable byte has not touched the head: the proof below shows it.
+        return _prove(replica, point, head, block_map, str(error.message))
+    try:
+        if reader.header.target_size != point.virtual_bytes:
+            raise errors.Damaged(
+                f"it leads to {reader.header.target_size} bytes, {point.virtual_bytes} were expected",
+                path=reader.path,
+                offset=64,
+            )
+        head.resize(point.virtual_bytes)
+        block_map.resize(point.virtual_bytes)
+        _write_back(reader, head, block_map)
+        return _prove(replica, point, head, block_map, "frames are damaged" if reader.torn else None)
+    finally:
+        reader.close()
+
+
+def _write_back(reader: DeltaReader, head: Image, block_map: BlockMap) -> None:
+    decoder = kernel.codec.Decoder()
+    size, block_size = reader.header.target_size, reader.header.block_size
+    for frame in reader.written():
+        for start, count in zip(frame.runs[0::2], frame.runs[1::2], strict=True):
+            head.zero(start * block_size, min(count * block_size, size - start * block_size))
+        if frame.blocks:
+            head.write_blocks(
+                frame.blocks, frame.lengths, len(frame.blocks), block_size, size, frame.decode(decoder)
+            )
+        store_frame(block_map, frame)
+
+
+def store_frame(block_map: BlockMap, frame: Frame) -> None:
+    """Set a map's entries to what a frame says of its blocks."""
+    if frame.blocks:
+        block_map.store(frame.blocks, frame.hashes, len(frame.blocks))
+    for start, count in zip(frame.runs[0::2], frame.runs[1::2], strict=True):
+        block_map.clear(start, count)
+
+
+def _prove(
+    replica: Replica, point: Point, head: Image, block_map: BlockMap, suspicion: str | None
+) -> str | None:
+    """The map must have the point's seal. Where the undo delta's end is torn, the head is hashed against it too:
+    a torn end is what a crash leaves, but it is also what a bad byte looks like."""
+    block_map.trust()
+    if head.size != point.virtual_bytes or block_map.image_size != point.virtual_bytes:
+        return suspicion or f"the head has {head.size} bytes, {point.virtual_bytes} were expected"
+    if block_map.seal().hex() != point.seal:
+        return suspicion or "the block map does not have the seal of the point"
+    if suspicion is not None:
+        from secondsite.engine import scan
+
+        bad = scan.differing(head, block_map, replica.identity.seed)
+        if bad:
+            return f"{suspicion}, and the head differs from its block map at byte {bad[0].offset}"
+    return None
+
+
+def _sweep(replica: Replica) -> None:
+    """Remove what nobody names: temporary files, and the content of points that were dropped."""
+    files, layout = replica.files, replica.layout
+    for folder in (layout.root, layout.points):
+        for name in files.listdir(folder):
+            if name.endswith((".tmp", ".merge")):
+                files.unlink(f"{folder}/{name}")
+    names = files.listdir(layout.points)
+    recorded = set(generations(names, "json"))
+    if not recorded:
+        return
+    for kind, path in (("undo", layout.undo), ("raw", layout.clone), ("map", layout.clone_map)):
+        for generation in generations(names, kind):
+            # Older than every point that is left: nothing can lead through it.
+            if generation not in recorded and generation < min(recorded):
+                files.unlink(path(generation))

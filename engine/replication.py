@@ -1,0 +1,267 @@
+"""One cycle from a source image into a replica."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from secondsite.engine import errors, scan, units
+from secondsite.engine import source as sources
+from secondsite.engine.batch import BATCH_BYTES, Batch
+from secondsite.engine.delta import format as fmt
+from secondsite.engine.files import Files, LocalFiles
+from secondsite.engine.images import Image, ShortImage
+from secondsite.engine.images.raw import real_path
+from secondsite.engine.progress import Monitor, Progress
+from secondsite.engine.replica import mend, prune
+from secondsite.engine.replica.cycle import Cycle, InPlace, Next
+from secondsite.engine.replica.directory import Replica
+from secondsite.engine.replica.identity import Identity
+from secondsite.engine.replica.layout import Layout
+from secondsite.engine.replica.mend import Mending
+from secondsite.engine.replica.point import Point, format_time
+from secondsite.engine.results import Replicated
+from secondsite.engine.workers import default_workers
+
+# A source that is written while it is read is read again this often before the cycle is refused.
+ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    codec: tuple[int, int]
+    history: str
+    resync: bool
+    trust_mtime: bool
+    workers: int
+    clock: Callable[[], datetime.datetime]
+
+
+def utc_now() -> datetime.datetime:
+    """The wall clock; tests pass their own (DESIGN D13)."""
+    return datetime.datetime.now(datetime.UTC)
+
+
+def replicate(
+    source: str | os.PathLike[str] | Image,
+    replica: str | os.PathLike[str],
+    *,
+    block_size: int | None = None,
+    codec: str = "auto",
+    keep: int | None = None,
+    limit: int | None = None,
+    epoch: int | None = None,
+    source_id: str | None = None,
+    accept_source: bool = False,
+    resync: bool = False,
+    trust_mtime: bool = False,
+    history: str = "auto",
+    workers: int | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    cancel: Callable[[], bool] | None = None,
+    clock: Callable[[], datetime.datetime] = utc_now,
+    files: Files | None = None,
+) -> Replicated:
+    """Bring the replica in a folder to the source's content; make the folder where there is none.
+
+    `block_size` (bytes, a power of two from 4 KiB to 4 MiB) counts for a new replica; for an existing one it must be
+    its own. `codec` packs the undo deltas. `keep` drops all but the newest so many points afterwards. `limit` is in
+    bytes a second. `epoch`: refuse where the replica's is higher (DESIGN D9). `source_id` names the source where its
+    path does not; `accept_source` lets another image take the recorded one's place. `resync` trusts no map and mends
+    the head. `trust_mtime` skips the scan of a file whose times say that it is unchanged. `history`: auto, undo or clone.
+
+    Raises Refused, Busy, SourceChanged, Damaged, Unreachable, Full, Cancelled or Usage. Whatever it raises, the
+    replica holds every point that it held before.
+    """
+    began = time.monotonic()
+    if history not in ("auto", "undo", "clone"):
+        raise errors.Usage(f"history is auto, undo or clone, not {history!r}")
+    if keep is not None and keep < 1:
+        raise errors.Usage("keep must be at least 1: the newest point is the head")
+    if limit is not None and limit < 1:
+        raise errors.Usage("the limit must be at least one byte a second")
+    if block_size is not None:
+        units.check_block_size(block_size)
+    options = _Options(
+        fmt.parse_codec(codec), history, resync, trust_mtime, workers or default_workers(), clock
+    )
+    files, root = files or LocalFiles(), os.fspath(replica)
+    origin = sources.Source(source, source_id)
+    try:
+        _refuse_inside(origin, root, files)
+        opened = _open_or_create(root, files, origin, block_size, options)
+        with opened.writing(force=resync):
+            _admit(opened, origin, block_size, epoch, accept_source)
+            result = _cycles(opened, origin, options, Monitor(progress, cancel, limit))
+            pruned = prune.keep_newest(opened, keep) if keep is not None else 0
+    finally:
+        origin.close()
+    kind, point, tally, tracker, kept_by = result
+    return Replicated(
+        kind, point.generation, point.name, tracker, point.virtual_bytes, tally.read_bytes, tally.changed_bytes,
+        tally.sent_bytes, time.monotonic() - began, kept_by, pruned, opened.warnings,
+    )  # fmt: skip
+
+
+def _refuse_inside(origin: sources.Source, root: str, files: Files) -> None:
+    if isinstance(files, LocalFiles) and isinstance(origin.image, Image):
+        inside = os.path.commonpath([real_path(root), real_path(origin.path)]) == real_path(root)
+        if inside and origin.stamp() is not None:
+            raise errors.Refused("the source lies inside the replica", path=origin.path)
+
+
+def _open_or_create(
+    root: str, files: Files, origin: sources.Source, block_size: int | None, options: _Options
+) -> Replica:
+    layout = Layout(root)
+    if files.size(layout.identity) >= 0 or files.exists(layout.head) or files.listdir(layout.points):
+        return Replica.open(root, files)
+    size = block_size or units.DEFAULT_BLOCK_SIZE
+    identity = Identity.new(size, format_time(options.clock()), origin.name, "undo")
+    return Replica.create(root, files, identity, probe=options.history != "undo")
+
+
+def _admit(
+    replica: Replica, origin: sources.Source, block_size: int | None, epoch: int | None, accept: bool
+) -> None:
+    """May this source write into this replica? Raises Refused. Mends a damaged copy of the identity."""
+    identity = replica.identity
+    if block_size is not None and block_size != identity.block_size:
+        raise errors.Refused(
+            f"its block size is {identity.block_size}, not {block_size}; it stays for a replica's life",
+            path=replica.layout.root,
+        )
+    if epoch is not None and epoch < identity.epoch:
+        raise errors.Refused(
+            f"is at epoch {identity.epoch}, this source at {epoch}: a failover happened in between",
+            path=replica.layout.root,
+        )
+    if origin.name != identity.source and not accept:
+        raise errors.Refused(
+            f"follows another image, {identity.source.partition(':')[2]} (--accept-source lets this one take its place)",
+            path=replica.layout.root,
+        )
+    raised = identity.raised(max(identity.epoch, epoch or 0)).following(origin.name)
+    if raised != identity or replica.warnings:
+        replica.write_identity(raised)
+
+
+class Outcome(NamedTuple):
+    """How a cycle ended; `tracker` is what named the blocks to look at."""
+
+    kind: str
+    point: Point
+    tally: scan.Tally
+    tracker: str
+    history: str
+
+
+def _cycles(replica: Replica, origin: sources.Source, options: _Options, monitor: Monitor) -> Outcome:
+    """Cycles until one saw the source stand still."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return _cycle(replica, origin, options, monitor)
+        except errors.SourceChanged:
+            if attempt == ATTEMPTS:
+                raise
+    raise AssertionError
+
+
+def _cycle(replica: Replica, origin: sources.Source, options: _Options, monitor: Monitor) -> Outcome:
+    before, moment = origin.stamp(), options.clock()
+    old = mend.newest(replica, resync=options.resync, time=format_time(moment))
+    if options.trust_mtime and old and not options.resync and sources.unchanged(replica, origin, old.generation):
+        return Outcome("unchanged", old, scan.Tally(), "mtime", replica.identity.history)
+    size = origin.image.size
+    with Mending(replica, old, options.resync, options.workers, monitor) as mending:
+        work = _Work(replica, old, size, options, mending)
+        try:
+            monitor.begin("initial" if old is None else "replicate", size)
+            tally = scan.Scan(
+                origin.image, mending.previous, work, size=size, block_size=replica.identity.block_size,
+                seed=replica.identity.seed, workers=options.workers, monitor=monitor,
+                batch_bytes=min(BATCH_BYTES, monitor.limiter.piece) if monitor.limiter else BATCH_BYTES,
+            ).run()  # fmt: skip
+            _stood_still(origin, before)
+            outcome = work.finish(tally, moment)
+        except ShortImage as error:
+            work.abort()
+            if error.path != origin.path:
+                raise
+            raise errors.SourceChanged("it became shorter while it was read", path=origin.path) from None
+        except BaseException:
+            work.abort()
+            raise
+    sources.remember(replica, before, outcome.point.generation, _nanoseconds(moment))
+    return outcome
+
+
+def _nanoseconds(moment: datetime.datetime) -> int:
+    return int(moment.timestamp() * 1_000_000) * 1000
+
+
+def _stood_still(origin: sources.Source, before: object) -> None:
+    if origin.stamp() != before:
+        raise errors.SourceChanged("it was written while it was read", path=origin.path)
+
+
+class _Work:
+    """The cycle behind a scan, begun at its first change, so that an unchanged source touches nothing."""
+
+    def __init__(
+        self, replica: Replica, old: Point | None, size: int, options: _Options, mending: Mending
+    ) -> None:
+        self.replica, self.old, self.size, self.options, self.mending = replica, old, size, options, mending
+        self.cycle: Cycle | None = None
+        self._lock = threading.Lock()
+
+    def put(self, batch: Batch, worker: int) -> None:
+        self._begin().put(batch, worker)
+
+    def _begin(self) -> Cycle:
+        with self._lock:
+            if self.cycle is None:
+                self.cycle = self._make()
+            return self.cycle
+
+    def _make(self) -> Cycle:
+        replica, old, options = self.replica, self.old, self.options
+        if old is None:
+            return Next(replica, None, self.size)
+        if options.history != "undo" and not options.resync:
+            cloned = Next.from_clone(replica, old, self.size)
+            if cloned is not None:
+                return cloned
+            if options.history == "clone":
+                raise errors.Refused("this file system cannot clone files", path=replica.layout.root)
+        return InPlace(replica, old, self.size, self.mending.logical, options.codec, mend=options.resync)
+
+    def finish(self, tally: scan.Tally, moment: datetime.datetime) -> Outcome:
+        """Commit, where there is anything to."""
+        old, resync, history = self.old, self.options.resync, self.replica.identity.history
+        same_size = old is not None and self.size == old.virtual_bytes
+        if self.cycle is None and old is not None and same_size:
+            return Outcome("resync" if resync else "unchanged", old, tally, "scan", history)
+        cycle = self._begin()
+        if isinstance(cycle, InPlace):
+            history = "undo"
+            if resync and old is not None and same_size and not cycle.kept:
+                cycle.discard()
+                return Outcome("resync", old, tally, "scan", history)
+        kind = "initial" if old is None else "resync" if resync else "delta"
+        point = Point(
+            cycle.generation, format_time(moment), self.size, cycle.seal(), kind, "scan", tally.read_bytes,
+            tally.changed_bytes, tally.sent_bytes, self.replica.identity.epoch,
+            self.replica.identity.replica_id.hex(),
+        )  # fmt: skip
+        cycle.commit(point)
+        return Outcome(kind, point, tally, "scan", history)
+
+    def abort(self) -> None:
+        if self.cycle is not None:
+            self.cycle.abort()

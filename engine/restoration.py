@@ -1,0 +1,204 @@
+"""A recovery point as an image file: a new file, a clone with the undo over it, or an existing image rewritten in place.
+
+All three are one pass: the point's map says what each block must be, another map says what the output already holds,
+and where they differ the block is read, checked against the point's map and written.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import threading
+import time
+from array import array
+from collections.abc import Callable, Iterator
+
+from secondsite.engine import errors, kernel, scan
+from secondsite.engine.batch import BATCH_BYTES, Batch
+from secondsite.engine.blockmap import PAGE_BLOCKS, BlockMap
+from secondsite.engine.files import Files, LocalFiles
+from secondsite.engine.images import Image
+from secondsite.engine.images.raw import real_path
+from secondsite.engine.progress import Monitor, Progress
+from secondsite.engine.replica import chain as chains
+from secondsite.engine.replica import point as point_module
+from secondsite.engine.replica.directory import Replica
+from secondsite.engine.replica.point import Point
+from secondsite.engine.replica.view import PointView, point_map
+from secondsite.engine.results import Restored
+from secondsite.engine.workers import default_workers
+
+
+def restore(
+    replica: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    at: str = "latest",
+    in_place: bool = False,
+    workers: int | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    cancel: Callable[[], bool] | None = None,
+    files: Files | None = None,
+) -> Restored:
+    """Write the point `at` (a generation, `latest` or a time) to `output`.
+
+    A new output appears under its name only when it is whole and durable; an existing one is Refused, unless
+    `in_place`: then just what differs from the point is written, to a file or a block device, and a call that was cut
+    short is made good by the next. Every block is checked against the point's sealed map before it is written; Damaged
+    names the first that does not match.
+    """
+    began = time.monotonic()
+    opened = Replica.open(os.fspath(replica), files)
+    target = os.fspath(output)
+    _refuse_inside(opened, target)
+    with opened.reading():
+        point = point_module.choose(opened.points(), at, opened.layout.root)
+        job = _Job(opened, point, workers or default_workers(), Monitor(progress, cancel))
+        method, written = job.in_place(target) if in_place else job.new(target)
+    return Restored(point.name, point.virtual_bytes, written, time.monotonic() - began, method, target)
+
+
+def _refuse_inside(replica: Replica, target: str) -> None:
+    root, path = real_path(replica.layout.root), real_path(target)
+    if isinstance(replica.files, LocalFiles) and posixpath.commonpath([root, path]) == root:
+        raise errors.Refused("lies inside the replica; restore to another folder", path=target)
+
+
+class _Job:
+    def __init__(self, replica: Replica, point: Point, workers: int, monitor: Monitor) -> None:
+        self.replica, self.point, self.workers, self.monitor = replica, point, workers, monitor
+        self.files = replica.files
+
+    def new(self, target: str) -> tuple[str, int]:
+        """A file that was not there."""
+        if self.files.exists(target):
+            raise errors.Refused("exists; --in-place rewrites what differs in it, or name another file", path=target)
+        folder, name = posixpath.split(target)
+        partial = posixpath.join(folder, f".{name}.secondsite-partial")
+        try:
+            method, written = self._build(partial)
+            if self.files.exists(target):
+                raise errors.Refused("appeared meanwhile; it is left alone", path=target)
+            self.files.replace(partial, target)
+            self.files.flush_dir(folder or ".")
+        except BaseException:
+            try:
+                self.files.unlink(partial)
+            except errors.Error:
+                pass  # the first error is the one to tell
+            raise
+        return method, written
+
+    def _build(self, partial: str) -> tuple[str, int]:
+        chain = chains.find(self.replica, self.point.generation)
+        cloned = self.files.clone(chain.base_path, partial)
+        with point_map(self.replica, self.point) as want, self.files.open(partial, "rw" if cloned else "create") as image:
+            image.resize(want.image_size)
+            if cloned:
+                with self.replica.open_map(chain.base_map) as have:
+                    written = self._copy(want, have, image)
+                # A clone shares the head's bytes: they are proved here, since nothing else read them.
+                self._prove(want, image)
+            else:
+                written = self._copy(want, None, image)
+            image.flush()
+        return ("clone" if cloned else "copy"), written
+
+    def in_place(self, target: str) -> tuple[str, int]:
+        """An existing image: hash it, and write what differs."""
+        with point_map(self.replica, self.point) as want, self.files.open(target, "rw") as image:
+            if image.size != want.image_size:
+                image.resize(want.image_size)
+            temporary = self.files.temporary(target)
+            with BlockMap.create(
+                temporary, target, want.replica_id, want.block_size, want.image_size
+            ) as have:
+                self.monitor.begin("compare", want.image_size)
+                scan.rebuild(image, have, self.replica.identity.seed, workers=self.workers, monitor=self.monitor)
+                written = self._copy(want, have, image)
+            image.flush()
+        return "in-place", written
+
+    def _prove(self, want: BlockMap, image: Image) -> None:
+        self.monitor.begin("verify", want.image_size)
+        seed = self.replica.identity.seed
+        bad = scan.differing(image, want, seed, workers=self.workers, monitor=self.monitor)
+        if bad:
+            raise errors.Damaged(
+                f"point {self.point.name} is not what it was; nothing was restored",
+                path=self.replica.layout.root,
+                offset=bad[0].offset,
+            )
+
+    def _copy(self, want: BlockMap, have: BlockMap | None, image: Image) -> int:
+        """Write the blocks in which the two maps differ; the bytes written."""
+        self.monitor.begin("restore", want.image_size)
+        pages = iter(range(want.pages))
+        written: list[int] = []
+        lock = threading.Lock()
+        with PointView(self.replica, self.point) as view:
+
+            def work(worker: int, stopping: Callable[[], bool]) -> None:
+                batch = Batch(want.block_size, BATCH_BYTES)
+                while not stopping():
+                    with lock:
+                        page = next(pages, None)
+                    if page is None:
+                        return
+                    self.monitor.check()
+                    for blocks in _page_changes(want, have, page):
+                        written.append(self._write(view, want, blocks, batch, image))
+                    self.monitor.advance(PAGE_BLOCKS * want.block_size)
+
+            scan.run_workers(self.workers, work)
+        return sum(written)
+
+    def _write(self, view: PointView, want: BlockMap, blocks: array[int], batch: Batch, image: Image) -> int:
+        """Bring some blocks of the output to what the point says, and read them back; the bytes written."""
+        seed, written = self.replica.identity.seed, 0
+        room = len(batch.payload) // batch.block_size
+        for start in range(0, len(blocks), room):
+            named = blocks[start : start + room]
+            batch.name(named, want.load_hashes(named, len(named)), len(named), want.image_size)
+            view.read_blocks(batch.blocks, batch.lengths, batch.count, batch.block_size, batch.payload)
+            found = batch.rehash(seed)
+            if found != batch.hashes[: 16 * batch.count]:
+                places = array("Q", bytes(8 * batch.count))
+                kernel.scan.differing_entries(found, batch.hashes[: 16 * batch.count], 0, places)
+                raise errors.Damaged(
+                    "a block is not what it was; verify tells which points are whole",
+                    path=view.path,
+                    offset=batch.blocks[places[0]] * batch.block_size,
+                )
+            image.write_blocks(
+                batch.blocks, batch.lengths, batch.count, batch.block_size, want.image_size, batch.payload
+            )
+            bad = image.check_blocks(
+                batch.blocks, batch.lengths, batch.hashes, batch.count, batch.block_size, want.image_size, seed
+            )
+            if bad >= 0:
+                raise errors.Damaged(
+                    "what was written reads back differently",
+                    path=image.path,
+                    offset=batch.blocks[bad] * batch.block_size,
+                )
+            written += batch.used
+        return written
+
+
+def _page_changes(want: BlockMap, have: BlockMap | None, page: int) -> Iterator[array[int]]:
+    """The blocks of one page of the map in which two maps differ."""
+    first = page * PAGE_BLOCKS
+    count = min(PAGE_BLOCKS, want.blocks - first)
+    wanted = want.read(first, count)
+    held = None
+    if have is not None and first < have.blocks:
+        held = have.read(first, min(count, have.blocks - first))
+    if wanted is None and held is None:
+        return
+    out = array("Q", bytes(8 * count))
+    left = bytes(wanted) if wanted is not None else bytes(16 * count)
+    right = bytes(held) if held is not None else b""
+    found = kernel.scan.differing_entries(left, right + bytes(16 * count - len(right)), first, out)
+    if found:
+        yield out[:found]

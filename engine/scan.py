@@ -1,0 +1,334 @@
+"""One pass over an image: which blocks differ from a block map, with their bytes, in bounded batches.
+
+Workers share only the iterator of spans; each owns its batch. The consumer is called from the worker's thread with a
+full batch and must be done with it when it returns, so nothing queues up.
+"""
+
+from __future__ import annotations
+
+import threading
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from secondsite.engine import kernel
+from secondsite.engine.batch import Batch
+from secondsite.engine.blockmap import BlockMap
+from secondsite.engine.images import Image
+from secondsite.engine.progress import Monitor
+from secondsite.engine.units import KIB, MIB
+
+# One boundary crossing reads this much (DESIGN D2).
+SPAN_BYTES = 32 * MIB
+# Holes shorter than this are read through: finding one costs as much as reading it.
+SMALL_HOLE = 256 * KIB
+PIECE_BYTES = 1 * MIB
+
+
+class Span(NamedTuple):
+    """`count` blocks from `first`; `zero` where the image says that they hold nothing."""
+
+    first: int
+    count: int
+    zero: bool
+
+
+class Range(NamedTuple):
+    """Bytes of an image that are not what they should be."""
+
+    offset: int
+    length: int
+
+
+def spans(image: Image, size: int, block_size: int) -> Iterator[Span]:
+    """The image in pieces, in order and without gaps: data in spans of at most SPAN_BYTES, holes in one."""
+    at = 0
+    end = -(-size // block_size)
+    for start, stop in _data_runs(image, size, block_size):
+        if start > at:
+            yield Span(at, start - at, True)
+        step = max(SPAN_BYTES // block_size, 1)
+        for first in range(start, stop, step):
+            yield Span(first, min(step, stop - first), False)
+        at = stop
+    if at < end:
+        yield Span(at, end - at, True)
+
+
+def _data_runs(image: Image, size: int, block_size: int) -> Iterator[tuple[int, int]]:
+    """Runs of blocks that hold data, widened to whole blocks and joined over small holes."""
+    start = stop = 0
+    small = max(SMALL_HOLE // block_size, 1)
+    for extent in image.extents(0, size):
+        if extent.zero:
+            continue
+        first, last = extent.start // block_size, -(-(extent.start + extent.length) // block_size)
+        if stop and first <= stop + small:
+            stop = max(stop, last)
+            continue
+        if stop > start:
+            yield start, stop
+        start, stop = first, last
+    if stop > start:
+        yield start, stop
+
+
+class Sink(Protocol):
+    """What takes the batches; called from several threads, each with its own batch and worker number."""
+
+    def put(self, batch: Batch, worker: int) -> None: ...
+
+
+@dataclass
+class Tally:
+    """What a pass did, in bytes."""
+
+    read_bytes: int = 0
+    changed_bytes: int = 0
+    sent_bytes: int = 0
+    zeroed_blocks: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Scan:
+    """`image` against `previous` (None: against zeros), its changes to `sink`."""
+
+    def __init__(
+        self,
+        image: Image,
+        previous: BlockMap | None,
+        sink: Sink,
+        *,
+        size: int,
+        block_size: int,
+        seed: int,
+        workers: int,
+        batch_bytes: int,
+        monitor: Monitor,
+    ) -> None:
+        self.image, self.previous, self.sink, self.size = image, previous, sink, size
+        self.block_size, self.seed, self.workers = block_size, seed, workers
+        self.batch_bytes, self.monitor = batch_bytes, monitor
+        self.tally = Tally()
+        self._spans = spans(image, size, block_size)
+        self._lock = threading.Lock()
+
+    def run(self) -> Tally:
+        """Scan everything; the first error of any worker ends all of them and is raised."""
+        run_workers(self.workers, self._work)
+        return self.tally
+
+    def _next(self) -> Span | None:
+        with self._lock:
+            return next(self._spans, None)
+
+    def _work(self, worker: int, stopping: Callable[[], bool]) -> None:
+        batch = Batch(self.block_size, self.batch_bytes)
+        while not stopping() and (span := self._next()) is not None:
+            self.monitor.check()
+            if span.zero:
+                self._zero_span(span, batch, worker)
+            else:
+                self._data_span(span, batch, worker)
+            self.monitor.advance(span.count * self.block_size)
+        if not stopping():
+            self._flush(batch, worker)
+
+    def _flush(self, batch: Batch, worker: int) -> None:
+        if batch.count:
+            self.monitor.take(batch.used)
+            self.sink.put(batch, worker)
+            changed = changed_bytes(batch, self.size)
+            with self.tally.lock:
+                self.tally.changed_bytes += changed
+                self.tally.sent_bytes += batch.used
+            self.monitor.found(changed)
+        batch.reset()
+
+    def _zero_span(self, span: Span, batch: Batch, worker: int) -> None:
+        if self.previous is None:
+            return
+        end = min(span.first + span.count, self.previous.blocks)
+        for blocks in self.previous.nonzero(span.first, end):
+            at = 0
+            while at < len(blocks):
+                if not batch.free:
+                    self._flush(batch, worker)
+                part = min(len(batch.blocks) - batch.count, len(blocks) - at)
+                batch.add_zeros(blocks, at, at + part)
+                at += part
+
+    def _previous(self, span: Span) -> memoryview | None:
+        """The span's hashes; blocks past the end of the previous generation are zero."""
+        if self.previous is None or span.first >= self.previous.blocks:
+            return None
+        held = min(span.count, self.previous.blocks - span.first)
+        hashes = self.previous.read(span.first, held)
+        if hashes is None or held == span.count:
+            return hashes
+        return memoryview(bytes(hashes) + bytes(16 * (span.count - held)))
+
+    def _data_span(self, span: Span, batch: Batch, worker: int) -> None:
+        previous = self._previous(span)
+        done = 0
+        while done < span.count:
+            rest = previous[16 * done :] if previous is not None else None
+            step = self._step(Span(span.first + done, span.count - done, False), rest, batch)
+            done += step
+            if done < span.count:
+                self._flush(batch, worker)
+        length = min(span.count * self.block_size, self.size - span.first * self.block_size)
+        with self.tally.lock:
+            self.tally.read_bytes += length
+
+    def _step(self, span: Span, previous: memoryview | None, batch: Batch) -> int:
+        """Scan as much of a span as the batch has room for; the number of blocks."""
+        start = span.first * self.block_size
+        length = min(span.count * self.block_size, self.size - start)
+        segments = self.image.segments(start, length)
+        if segments is None:
+            return self._step_buffer(span, previous, batch)
+        try:
+            done, batch.count, batch.used = kernel.scan.scan_segments(
+                array("i", [s.fd for s in segments]),
+                array("q", [s.offset for s in segments]),
+                array("q", [s.length for s in segments]),
+                span.first, self.block_size, self.size, span.count, self.seed, previous,
+                batch.blocks, batch.lengths, batch.hashes, batch.payload, batch.count, batch.used,
+            )  # fmt: skip
+        except EOFError as error:
+            raise short(self.image, str(error)) from None
+        except OSError as error:
+            raise unreadable(self.image, error) from None
+        return done
+
+    def _step_buffer(self, span: Span, previous: memoryview | None, batch: Batch) -> int:
+        done = 0
+        piece = max(PIECE_BYTES // self.block_size, 1)
+        while done < span.count and batch.free:
+            count = min(span.count - done, piece, batch.free)
+            start = (span.first + done) * self.block_size
+            data = self.image.read(start, min(count * self.block_size, self.size - start))
+            rest = previous[16 * done :] if previous is not None else None
+            step, batch.count, batch.used = kernel.scan.scan_buffer(
+                data, span.first + done, self.block_size, self.size, count, self.seed, rest,
+                batch.blocks, batch.lengths, batch.hashes, batch.payload, batch.count, batch.used,
+            )  # fmt: skip
+            done += step
+        return done
+
+
+def short(image: Image, what: str) -> Exception:
+    """The error for an image that ends too early."""
+    from secondsite.engine.images import ShortImage
+
+    return ShortImage(what, path=image.path)
+
+
+def unreadable(image: Image, error: OSError) -> Exception:
+    from secondsite.engine import errors
+
+    return errors.from_os(error, image.path, "read it")
+
+
+def changed_bytes(batch: Batch, size: int) -> int:
+    """The true length of a batch's blocks, zeros included."""
+    total = batch.count * batch.block_size
+    if batch.count and (batch.blocks[batch.count - 1] + 1) * batch.block_size > size:
+        total -= (batch.blocks[batch.count - 1] + 1) * batch.block_size - size
+    return total
+
+
+def run_workers(workers: int, work: Callable[[int, Callable[[], bool]], None]) -> None:
+    """Run `work(number, stopping)` in threads (one worker: in this one); raise the first error of any."""
+    if workers <= 1:
+        work(0, lambda: False)
+        return
+    failed: list[BaseException] = []
+
+    def guarded(number: int) -> None:
+        try:
+            work(number, lambda: bool(failed))
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(n,), daemon=True) for n in range(workers)]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            thread.join()
+    except BaseException as error:  # an interrupt: let the workers end at their next span
+        failed.insert(0, error)
+        for thread in threads:
+            thread.join()
+    if failed:
+        raise failed[0]
+
+
+class _Collect:
+    """A sink that remembers where the differing blocks are."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.ranges: list[Range] = []
+        self._lock = threading.Lock()
+
+    def put(self, batch: Batch, worker: int) -> None:
+        found = join(
+            [
+                Range(block * batch.block_size, min(batch.block_size, self.size - block * batch.block_size))
+                for block in batch.blocks[: batch.count]
+            ]
+        )
+        with self._lock:
+            self.ranges += found
+
+
+def differing(
+    image: Image,
+    block_map: BlockMap,
+    seed: int,
+    *,
+    workers: int = 1,
+    monitor: Monitor | None = None,
+) -> list[Range]:
+    """Where an image is not what a map says, as ranges in order; sizes must be equal."""
+    sink = _Collect(block_map.image_size)
+    Scan(
+        image, block_map, sink, size=block_map.image_size, block_size=block_map.block_size, seed=seed,
+        workers=workers, batch_bytes=1 * MIB, monitor=monitor or Monitor(),
+    ).run()  # fmt: skip
+    return join(sorted(sink.ranges))
+
+
+class _Store:
+    """A sink that writes the hashes of what it gets into a map."""
+
+    def __init__(self, block_map: BlockMap) -> None:
+        self.block_map = block_map
+
+    def put(self, batch: Batch, worker: int) -> None:
+        self.block_map.store(batch.blocks, batch.hashes, batch.count)
+
+
+def rebuild(
+    image: Image, block_map: BlockMap, seed: int, *, workers: int = 1, monitor: Monitor | None = None
+) -> None:
+    """Fill an empty map with the hashes of an image."""
+    Scan(
+        image, None, _Store(block_map), size=block_map.image_size, block_size=block_map.block_size, seed=seed,
+        workers=workers, batch_bytes=1 * MIB, monitor=monitor or Monitor(),
+    ).run()  # fmt: skip
+
+
+def join(ranges: list[Range]) -> list[Range]:
+    """Neighbouring ranges as one."""
+    joined: list[Range] = []
+    for offset, length in ranges:
+        if joined and joined[-1].offset + joined[-1].length == offset:
+            joined[-1] = Range(joined[-1].offset, joined[-1].length + length)
+        else:
+            joined.append(Range(offset, length))
+    return joined

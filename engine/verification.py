@@ -1,0 +1,251 @@
+"""Prove a replica from itself, or against a frozen source (DESIGN D10)."""
+
+from __future__ import annotations
+
+import os
+import time
+from array import array
+from collections.abc import Callable
+
+from secondsite.engine import errors, kernel, scan
+from secondsite.engine.blockmap import BlockMap
+from secondsite.engine.delta.reader import DeltaReader, Frame
+from secondsite.engine.files import Files
+from secondsite.engine.images import Image, open_image
+from secondsite.engine.progress import Monitor, Progress
+from secondsite.engine.replica import chain as chains
+from secondsite.engine.replica import point as point_module
+from secondsite.engine.replica.directory import Replica
+from secondsite.engine.replica.point import Point
+from secondsite.engine.replica.recovery import store_frame
+from secondsite.engine.replica.view import PointView, point_map
+from secondsite.engine.results import Verified
+from secondsite.engine.workers import default_workers
+
+
+def verify(
+    replica: str | os.PathLike[str],
+    *,
+    source: str | os.PathLike[str] | Image | None = None,
+    at: str | None = None,
+    workers: int | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    cancel: Callable[[], bool] | None = None,
+    files: Files | None = None,
+) -> Verified:
+    """Hash what the replica holds and compare.
+
+    Without `at` and `source`: the head against its block map and that against the seal, every undo delta and every
+    point's map against its seal. With `at`: the contents that a restore of that point would give. With `source`: that
+    image, which must not change meanwhile, against the newest point or `at`.
+    """
+    began = time.monotonic()
+    opened = Replica.open(os.fspath(replica), files)
+    monitor = Monitor(progress, cancel)
+    workers = workers or default_workers()
+    with opened.reading():
+        points = opened.points()
+        point = point_module.choose(points, at or "latest", opened.layout.root)
+        job = _Job(opened, point, workers, monitor)
+        if source is not None:
+            bad, damaged = job.source(source), {}
+        elif at is not None:
+            bad, damaged = job.point_contents()
+        else:
+            bad, damaged = job.everything(points)
+            opened.note_damage(damaged)
+    blocks = -(-point.virtual_bytes // opened.identity.block_size)
+    return Verified(
+        ok=not bad and not damaged,
+        point=point.name,
+        blocks=blocks,
+        bad=bad,
+        damaged={str(generation): what for generation, what in sorted(damaged.items())},
+        seconds=time.monotonic() - began,
+        warnings=opened.warnings,
+    )
+
+
+class _Job:
+    def __init__(self, replica: Replica, point: Point, workers: int, monitor: Monitor) -> None:
+        self.replica, self.point, self.workers, self.monitor = replica, point, workers, monitor
+
+    def _differing(self, stage: str, image: Image, block_map: BlockMap) -> list[scan.Range]:
+        self.monitor.begin(stage, block_map.image_size)
+        seed = self.replica.identity.seed
+        return scan.differing(image, block_map, seed, workers=self.workers, monitor=self.monitor)
+
+    def source(self, source: str | os.PathLike[str] | Image) -> list[scan.Range]:
+        """Ranges in which a source differs from the point; what one has and the other not counts too."""
+        image = source if isinstance(source, Image) else open_image(source)
+        with point_map(self.replica, self.point) as block_map:
+            held, size = block_map.image_size, image.size
+            if size == held:
+                return self._differing("source", image, block_map)
+            # Whole blocks that both have; from the block in which one of them ends, all is different.
+            common = min(size, held) // block_map.block_size * block_map.block_size
+            rest = scan.Range(common, max(size, held) - common)
+            return scan.join([*self._common("source", image, block_map, common), rest])
+
+    def _common(self, stage: str, image: Image, block_map: BlockMap, size: int) -> list[scan.Range]:
+        with block_map.copy_to(self.replica.files.temporary(self.replica.layout.root), block_map.path) as cut:
+            cut.resize(size)
+            return self._differing(stage, image, cut)
+
+    def point_contents(self) -> tuple[list[scan.Range], dict[int, str]]:
+        """What a restore would give, against the point's sealed map."""
+        try:
+            with point_map(self.replica, self.point) as block_map, PointView(self.replica, self.point) as view:
+                return self._differing(f"point {self.point.name}", view, block_map), {}
+        except errors.Damaged as error:
+            return [], {self.point.generation: str(error)}
+
+    def everything(self, points: list[Point]) -> tuple[list[scan.Range], dict[int, str]]:
+        """The head, then every point; a point is damaged where any link of its chain is."""
+        damaged = dict(self.replica.unreadable)
+        newest = points[-1]
+        bad = self._head(newest, damaged)
+        links = _Links(self.replica, self.monitor)
+        for point in reversed(points):
+            if point.generation in damaged or point.generation == newest.generation:
+                continue
+            try:
+                links.check(point)
+            except (errors.Damaged, errors.Unreachable) as error:
+                damaged[point.generation] = str(error)
+        links.close()
+        if bad:
+            self._spread(bad, points, damaged)
+        return bad, damaged
+
+    def _head(self, newest: Point, damaged: dict[int, str]) -> list[scan.Range]:
+        layout = self.replica.layout
+        try:
+            with self.replica.open_head() as head, self.replica.open_map(layout.head_map) as block_map:
+                if head.size != newest.virtual_bytes or block_map.image_size != head.size:
+                    raise errors.Damaged(
+                        f"the head has {head.size} bytes, {newest.virtual_bytes} were expected", path=layout.head
+                    )
+                bad = self._differing("head", head, block_map)
+                if block_map.seal().hex() != newest.seal:
+                    raise errors.Damaged("it does not have the seal of the newest point", path=layout.head_map)
+                return bad
+        except errors.Damaged as error:
+            damaged[newest.generation] = str(error)
+            return []
+
+    def _spread(self, bad: list[scan.Range], points: list[Point], damaged: dict[int, str]) -> None:
+        """Bad bytes in the head hurt the newest point, and each older one that has no undo of its own for them."""
+        head = points[-1].generation
+        block_size = self.replica.identity.block_size
+        for point in points:
+            try:
+                if point.generation in damaged or chains.find(self.replica, point.generation).base != head:
+                    continue
+                with PointView(self.replica, point) as view, point_map(self.replica, point) as block_map:
+                    for offset, length in bad:
+                        first, last = offset // block_size, -(-(offset + length) // block_size)
+                        blocks = array("Q", range(first, min(last, block_map.blocks)))
+                        if blocks and not _holds(view, block_map, blocks, self.replica.identity.seed):
+                            raise errors.Damaged("the head's contents are not what they were", path=view.path, offset=offset)
+            except errors.Damaged as error:
+                damaged[point.generation] = str(error)
+
+
+def _holds(view: PointView, block_map: BlockMap, blocks: array[int], seed: int) -> bool:
+    """Are these blocks of a point what its map says?"""
+    want = block_map.load_hashes(blocks, len(blocks))
+    for index, block in enumerate(blocks):
+        offset = block * view.block_size
+        data = view.read(offset, min(view.block_size, view.size - offset))
+        have = bytes(16) if kernel.scan.is_zero(data) else kernel.scan.hash_block(data, seed)
+        if have != want[16 * index : 16 * index + 16]:
+            return False
+    return True
+
+
+class _Links:
+    """Checks undo deltas once each, from the head downwards, carrying the map along from point to point."""
+
+    def __init__(self, replica: Replica, monitor: Monitor) -> None:
+        self.replica, self.monitor = replica, monitor
+        self._bad: dict[int, str] = {}
+        self._map: BlockMap | None = None
+        self._at = 0
+        self._decoder = kernel.codec.Decoder()
+
+    def check(self, point: Point) -> None:
+        """Raises Damaged where this point would not restore whole, the base's own contents aside."""
+        chain = chains.find(self.replica, point.generation)
+        for undo in chain.undos[1:]:
+            if undo in self._bad:
+                raise errors.Damaged(f"it needs point {undo}'s undo delta: {self._bad[undo]}")
+        if not chain.undos:
+            self._clone(point, chain)
+            return
+        own = chain.undos[0]
+        try:
+            self._carry(chain)
+            self._apply(own)
+        except errors.Damaged as error:
+            self._bad[own] = str(error)
+            self.close()
+            raise
+        assert self._map is not None
+        if self._map.seal().hex() != point.seal or self._map.image_size != point.virtual_bytes:
+            self._bad[own] = f"{self.replica.layout.undo(own)}: it does not lead to the seal of point {point.name}"
+            self.close()
+            raise errors.Damaged(self._bad[own])
+
+    def _clone(self, point: Point, chain: chains.Chain) -> None:
+        replica = self.replica
+        with replica.open_map(chain.base_map) as block_map, replica.files.open(chain.base_path, "r") as image:
+            if block_map.seal().hex() != point.seal or image.size != point.virtual_bytes:
+                raise errors.Damaged(f"it does not have the seal of point {point.name}", path=chain.base_map)
+            self.monitor.begin(f"point {point.name}", point.virtual_bytes)
+            bad = scan.differing(image, block_map, replica.identity.seed, monitor=self.monitor)
+            if bad:
+                raise errors.Damaged("its contents are not what they were", path=chain.base_path, offset=bad[0].offset)
+
+    def _carry(self, chain: chains.Chain) -> None:
+        """Have the map of the generation that the point's own undo delta starts from."""
+        above = chain.undos[1] if len(chain.undos) > 1 else chain.base
+        if self._map is not None and self._at == above:
+            return
+        self.close()
+        replica = self.replica
+        with replica.open_map(chain.base_map) as base:
+            self._map = base.copy_to(replica.files.temporary(replica.layout.root), chain.base_map)
+        self._at = chain.base
+        for undo in reversed(chain.undos[1:]):
+            self._apply(undo)
+
+    def _apply(self, undo: int) -> None:
+        assert self._map is not None
+        reader = self.replica.open_undo(undo)
+        try:
+            self.monitor.begin(f"undo of point {undo}", reader.file.size)
+            self._map.resize(reader.header.target_size)
+            for frame in reader.frames():
+                self.monitor.check()
+                self._contents(reader, frame)
+                store_frame(self._map, frame)
+                self.monitor.advance(frame.head.stored)
+        finally:
+            reader.close()
+        self._at = undo
+
+    def _contents(self, reader: DeltaReader, frame: Frame) -> None:
+        """A frame's blocks must hash to what its table says."""
+        if not frame.blocks:
+            return
+        raw = frame.decode(self._decoder)
+        out = bytearray(16 * len(frame.blocks))
+        kernel.scan.hash_blocks(raw, frame.lengths, len(frame.blocks), self.replica.identity.seed, out)
+        if out != frame.hashes:
+            raise errors.Damaged("a frame's blocks do not match their hashes", path=reader.path, offset=frame.offset)
+
+    def close(self) -> None:
+        if self._map is not None:
+            self._map.close()
+            self._map = None
