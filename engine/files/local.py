@@ -39,7 +39,7 @@ class LocalFiles(Files):
     def size(self, path: str) -> int:
         try:
             return Path(path).stat().st_size
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return -1
         except OSError as error:
             raise errors.from_os(error, path, "look at it") from None
@@ -47,7 +47,7 @@ class LocalFiles(Files):
     def listdir(self, path: str) -> list[str]:
         try:
             return sorted(os.listdir(path))  # noqa: PTH208 (names, not Path objects: there may be 100,000)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
             raise errors.from_os(error, path, "list it") from None
