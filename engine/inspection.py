@@ -68,7 +68,7 @@ def replica_info(replica: Replica) -> ReplicaInfo:
     )
     return ReplicaInfo(
         kind="replica",
-        head=os.path.abspath(layout.head) if newest else None,  # noqa: PTH100 (a string, and links stay)
+        head=os.path.abspath(layout.head) if newest else None,
         generation=newest.generation if newest else 0,
         epoch=identity.epoch,
         block_size=identity.block_size,

@@ -40,8 +40,8 @@ else:
                 raise errors.Unreachable(f"the native kernels were asked for and are not built: {error}") from None
     if not NAME:
         try:
-            from secondsite.engine.portable import codec, files, scan
-            from secondsite.engine.portable.bitmap import Bitmap
+            from secondsite.engine.portable import codec, files, scan  # noqa: F401
+            from secondsite.engine.portable.bitmap import Bitmap  # noqa: F401
         except ImportError as error:
             raise errors.Unreachable(
                 f"neither native kernels nor the packages of the portable ones are here ({error}); "

@@ -73,7 +73,7 @@ def replicate(
     its own. `codec` packs the undo deltas. `keep` drops all but the newest so many points afterwards. `limit` is in
     bytes a second. `epoch`: refuse where the replica's is higher (DESIGN D9). `source_id` names the source where its
     path does not; `accept_source` lets another image take the recorded one's place. `resync` trusts no map and mends
-    the head. `trust_mtime` skips the scan of a file whose times say that it is unchanged. `history`: auto, undo or clone.
+    the head. `trust_mtime` skips the scan of a file that its times call unchanged. `history`: auto, undo or clone.
 
     Raises Refused, Busy, SourceChanged, Damaged, Unreachable, Full, Cancelled or Usage. Whatever it raises, the
     replica holds every point that it held before.
@@ -143,7 +143,7 @@ def _admit(
         )
     if origin.name != identity.source and not accept:
         raise errors.Refused(
-            f"follows another image, {identity.source.partition(':')[2]} (--accept-source lets this one take its place)",
+            f"follows another image, {identity.source.partition(':')[2]} (--accept-source lets this one replace it)",
             path=replica.layout.root,
         )
     raised = identity.raised(max(identity.epoch, epoch or 0)).following(origin.name)

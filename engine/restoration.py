@@ -1,4 +1,4 @@
-"""A recovery point as an image file: a new file, a clone with the undo over it, or an existing image rewritten in place.
+"""A recovery point as an image file: a new file, a clone with the undo over it, or an existing one made equal.
 
 All three are one pass: the point's map says what each block must be, another map says what the output already holds,
 and where they differ the block is read, checked against the point's map and written.
@@ -55,7 +55,7 @@ def restore(
         point = point_module.choose(opened.points(), at, opened.layout.root)
         job = _Job(opened, point, workers or default_workers(), Monitor(progress, cancel))
         method, written = job.in_place(target) if in_place else job.new(target)
-    return Restored(point.name, point.virtual_bytes, written, time.monotonic() - began, method, target)
+    return Restored(point.name, point.virtual_bytes, written, time.monotonic() - began, method, target, opened.warnings)
 
 
 def _refuse_inside(replica: Replica, target: str) -> None:
@@ -92,7 +92,8 @@ class _Job:
     def _build(self, partial: str) -> tuple[str, int]:
         chain = chains.find(self.replica, self.point.generation)
         cloned = self.files.clone(chain.base_path, partial)
-        with point_map(self.replica, self.point) as want, self.files.open(partial, "rw" if cloned else "create") as image:
+        mode = "rw" if cloned else "create"
+        with point_map(self.replica, self.point) as want, self.files.open(partial, mode) as image:
             image.resize(want.image_size)
             if cloned:
                 with self.replica.open_map(chain.base_map) as have:

@@ -94,3 +94,4 @@ class Restored:
     seconds: float
     method: str
     output: str
+    warnings: list[str] = field(default_factory=list)

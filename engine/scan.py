@@ -27,10 +27,10 @@ PIECE_BYTES = 1 * MIB
 
 
 class Span(NamedTuple):
-    """`count` blocks from `first`; `zero` where the image says that they hold nothing."""
+    """`blocks` blocks from `first`; `zero` where the image says that they hold nothing."""
 
     first: int
-    count: int
+    blocks: int
     zero: bool
 
 
@@ -131,7 +131,7 @@ class Scan:
                 self._zero_span(span, batch, worker)
             else:
                 self._data_span(span, batch, worker)
-            self.monitor.advance(span.count * self.block_size)
+            self.monitor.advance(span.blocks * self.block_size)
         if not stopping():
             self._flush(batch, worker)
 
@@ -149,7 +149,7 @@ class Scan:
     def _zero_span(self, span: Span, batch: Batch, worker: int) -> None:
         if self.previous is None:
             return
-        end = min(span.first + span.count, self.previous.blocks)
+        end = min(span.first + span.blocks, self.previous.blocks)
         for blocks in self.previous.nonzero(span.first, end):
             at = 0
             while at < len(blocks):
@@ -163,29 +163,29 @@ class Scan:
         """The span's hashes; blocks past the end of the previous generation are zero."""
         if self.previous is None or span.first >= self.previous.blocks:
             return None
-        held = min(span.count, self.previous.blocks - span.first)
+        held = min(span.blocks, self.previous.blocks - span.first)
         hashes = self.previous.read(span.first, held)
-        if hashes is None or held == span.count:
+        if hashes is None or held == span.blocks:
             return hashes
-        return memoryview(bytes(hashes) + bytes(16 * (span.count - held)))
+        return memoryview(bytes(hashes) + bytes(16 * (span.blocks - held)))
 
     def _data_span(self, span: Span, batch: Batch, worker: int) -> None:
         previous = self._previous(span)
         done = 0
-        while done < span.count:
+        while done < span.blocks:
             rest = previous[16 * done :] if previous is not None else None
-            step = self._step(Span(span.first + done, span.count - done, False), rest, batch)
+            step = self._step(Span(span.first + done, span.blocks - done, False), rest, batch)
             done += step
-            if done < span.count:
+            if done < span.blocks:
                 self._flush(batch, worker)
-        length = min(span.count * self.block_size, self.size - span.first * self.block_size)
+        length = min(span.blocks * self.block_size, self.size - span.first * self.block_size)
         with self.tally.lock:
             self.tally.read_bytes += length
 
     def _step(self, span: Span, previous: memoryview | None, batch: Batch) -> int:
         """Scan as much of a span as the batch has room for; the number of blocks."""
         start = span.first * self.block_size
-        length = min(span.count * self.block_size, self.size - start)
+        length = min(span.blocks * self.block_size, self.size - start)
         segments = self.image.segments(start, length)
         if segments is None:
             return self._step_buffer(span, previous, batch)
@@ -194,7 +194,7 @@ class Scan:
                 array("i", [s.fd for s in segments]),
                 array("q", [s.offset for s in segments]),
                 array("q", [s.length for s in segments]),
-                span.first, self.block_size, self.size, span.count, self.seed, previous,
+                span.first, self.block_size, self.size, span.blocks, self.seed, previous,
                 batch.blocks, batch.lengths, batch.hashes, batch.payload, batch.count, batch.used,
             )  # fmt: skip
         except EOFError as error:
@@ -206,8 +206,8 @@ class Scan:
     def _step_buffer(self, span: Span, previous: memoryview | None, batch: Batch) -> int:
         done = 0
         piece = max(PIECE_BYTES // self.block_size, 1)
-        while done < span.count and batch.free:
-            count = min(span.count - done, piece, batch.free)
+        while done < span.blocks and batch.free:
+            count = min(span.blocks - done, piece, batch.free)
             start = (span.first + done) * self.block_size
             data = self.image.read(start, min(count * self.block_size, self.size - start))
             rest = previous[16 * done :] if previous is not None else None

@@ -43,6 +43,8 @@ def verify(
     opened = Replica.open(os.fspath(replica), files)
     monitor = Monitor(progress, cancel)
     workers = workers or default_workers()
+    bad: list[scan.Range]
+    damaged: dict[int, str]
     with opened.reading():
         points = opened.points()
         point = point_module.choose(points, at or "latest", opened.layout.root)
@@ -142,14 +144,18 @@ class _Job:
             try:
                 if point.generation in damaged or chains.find(self.replica, point.generation).base != head:
                     continue
-                with PointView(self.replica, point) as view, point_map(self.replica, point) as block_map:
-                    for offset, length in bad:
-                        first, last = offset // block_size, -(-(offset + length) // block_size)
-                        blocks = array("Q", range(first, min(last, block_map.blocks)))
-                        if blocks and not _holds(view, block_map, blocks, self.replica.identity.seed):
-                            raise errors.Damaged("the head's contents are not what they were", path=view.path, offset=offset)
+                self._hold(point, bad, block_size)
             except errors.Damaged as error:
                 damaged[point.generation] = str(error)
+
+    def _hold(self, point: Point, bad: list[scan.Range], block_size: int) -> None:
+        """Raises Damaged where a point has none of its own contents for one of these ranges of the head."""
+        with PointView(self.replica, point) as view, point_map(self.replica, point) as block_map:
+            for offset, length in bad:
+                first, last = offset // block_size, -(-(offset + length) // block_size)
+                blocks = array("Q", range(first, min(last, block_map.blocks)))
+                if blocks and not _holds(view, block_map, blocks, self.replica.identity.seed):
+                    raise errors.Damaged("the head's contents changed", path=view.path, offset=offset)
 
 
 def _holds(view: PointView, block_map: BlockMap, blocks: array[int], seed: int) -> bool:

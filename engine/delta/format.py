@@ -81,7 +81,7 @@ class FrameHeader(NamedTuple):
     kind: int
     codec: int
     flags: int
-    count: int
+    entries: int
     stored: int
     raw: int
     reserved: int

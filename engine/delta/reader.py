@@ -32,7 +32,7 @@ class Frame:
         return errors.Damaged(what, path=self.path, offset=self.offset)
 
     def _parse_data(self, header: fmt.Header, end: int) -> None:
-        count = self.head.count
+        count = self.head.entries
         if count == 0 or 24 * count > len(self.body) or self.head.raw > fmt.MAX_RAW:
             raise self._damaged(f"a data frame of {count} blocks does not fit its {len(self.body)} bytes")
         self.blocks.frombytes(self.body[: 8 * count])
@@ -46,8 +46,8 @@ class Frame:
             raise self._damaged(f"{self.head.raw} bytes of payload, {sum(self.lengths)} were expected")
 
     def _parse_zeros(self, end: int) -> None:
-        if self.head.count == 0 or 16 * self.head.count != len(self.body):
-            raise self._damaged(f"{self.head.count} runs of zeros do not fit its {len(self.body)} bytes")
+        if self.head.entries == 0 or 16 * self.head.entries != len(self.body):
+            raise self._damaged(f"{self.head.entries} runs of zeros do not fit its {len(self.body)} bytes")
         self.runs.frombytes(self.body)
         after = 0
         for first, count in zip(self.runs[0::2], self.runs[1::2], strict=True):
@@ -62,7 +62,7 @@ class Frame:
     def decode(self, decoder: object) -> bytearray:
         """The data blocks back to back."""
         raw = bytearray(self.head.raw)
-        if not decoder.decode(self.head.codec, self.body[24 * self.head.count :], raw):  # type: ignore[attr-defined]
+        if not decoder.decode(self.head.codec, self.body[24 * self.head.entries :], raw):  # type: ignore[attr-defined]
             raise self._damaged(f"its {fmt.CODECS.get(self.head.codec, 'unknown')} payload does not decode")
         return raw
 
@@ -110,7 +110,7 @@ class DeltaReader:
         """Three numbers a frame, ordered by the first: first block, last block, offset."""
         offset = self.end().index_offset
         frame = self.frame(offset)
-        if frame.head.kind != fmt.INDEX or len(frame.body) != 24 * frame.head.count:
+        if frame.head.kind != fmt.INDEX or len(frame.body) != 24 * frame.head.entries:
             raise errors.Damaged("expected the index", path=self.path, offset=offset)
         return frame.body.cast("Q")
 

@@ -82,7 +82,7 @@ class DeltaWriter:
         self._index.extend((first, last, offset))
         self.frames += 1
         if head.kind == fmt.DATA:
-            self.data_blocks += head.count
+            self.data_blocks += head.entries
             self.raw_bytes += head.raw
 
     def finish(self, base_seal: bytes, target_seal: bytes) -> None:

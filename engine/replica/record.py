@@ -47,6 +47,7 @@ def unpack(data: bytes, path: str) -> tuple[dict[str, Any], str | None]:
 
 
 def _line(line: bytes, path: str) -> tuple[dict[str, Any] | None, str | None]:
+    fields: dict[str, Any]
     try:
         fields = json.loads(line)
         version, checksum = fields["format"], fields.pop("checksum")
@@ -71,9 +72,9 @@ def write(files: Files, path: str, fields: dict[str, Any]) -> None:
 
 def field(fields: dict[str, Any], name: str, kind: type, path: str) -> Any:
     """One field of the expected type, or Damaged: a checksum proves who wrote it, not that it makes sense."""
-    value = fields.get(name)
+    value: Any = fields.get(name)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise errors.Damaged(f"{name!r} should be {kind.__name__}", path=path, offset=0)
-    if kind is int and value < 0:
+    if kind is int and int(value) < 0:
         raise errors.Damaged(f"{name!r} is negative", path=path, offset=0)
     return value

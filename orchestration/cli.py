@@ -1,0 +1,125 @@
+"""The command line: which commands there are, and how errors become one line and an exit status.
+
+A command's module is imported when that command runs, so that `secondsite points` does not pay for the others.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import NoReturn
+
+import click
+
+from secondsite.engine import errors
+
+# Name, and the line that `secondsite --help` shows for it (the module is not imported for that).
+COMMANDS = {
+    "replicate": "Bring a replica up to date with a disk image.",
+    "points": "List the recovery points of a replica.",
+    "info": "Describe a replica or a disk image.",
+    "verify": "Prove that a replica is what it should be.",
+    "restore": "Write a recovery point to an image file.",
+    "bench": "Measure what this machine can do.",
+}
+
+EXIT_STATUS = """\b
+Exit status:
+  0  done
+  1  verification found a difference
+  2  the request makes no sense (usage)
+  3  refused: a rule forbids it, or the replica is busy
+  4  damaged: bytes are not what they should be
+  5  unreachable: a file or device cannot be read or written, or is full
+  130, 143  stopped by a signal; what was begun was taken back
+"""
+
+
+class Commands(click.Group):
+    """A group whose commands live in modules of their own name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        found = import_module(f"secondsite.orchestration.commands.{cmd_name}").command
+        assert isinstance(found, click.Command)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from importlib.metadata import version  # 20 ms that no other command should pay
+
+        from secondsite.engine import kernel
+
+        click.echo(f"secondsite {version('secondsite')} ({kernel.NAME} kernels)")
+        ctx.exit()
+
+
+@click.group(cls=Commands, epilog=EXIT_STATUS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Show it.")
+def secondsite() -> None:
+    """Keep a second copy of disk images, with recovery points, that is proved and ready to run from.
+
+    \b
+    secondsite replicate vm.raw /backup/vm        # the first time all of it, then what changed
+    secondsite points /backup/vm
+    secondsite verify /backup/vm
+    secondsite restore /backup/vm vm-monday.raw --at 2026-11-16T08:00
+    """
+
+
+def complain(message: str) -> None:
+    """One line on standard error."""
+    line = " ".join(message.split())
+    print(f"secondsite: {line}", file=sys.stderr)
+
+
+def main() -> NoReturn:
+    """The entry point."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line; its exit status. Every error is one line on standard error."""
+    json = "--json" in arguments
+    try:
+        status = secondsite.main(arguments, prog_name="secondsite", standalone_mode=False)
+        sys.stdout.flush()
+        return status if isinstance(status, int) else 0
+    except errors.Error as error:
+        return _failed(str(error), error.exit_code, json, retryable=error.retryable)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return errors.USAGE
+    except click.UsageError as error:
+        where = f" (see: {error.ctx.command_path} --help)" if error.ctx else ""
+        return _failed(error.format_message() + where, errors.USAGE, json)
+    except (KeyboardInterrupt, click.Abort):
+        return _failed("interrupted", errors.CANCELLED, json)
+    except BrokenPipeError:
+        # Whoever read our output has gone; what is left in the buffer has nowhere to go either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return errors.UNREACHABLE
+    except Exception as error:
+        if os.environ.get("SECONDSITE_DEBUG"):
+            raise
+        what = f"{type(error).__name__}: {error}"
+        return _failed(f"internal error: {what} (SECONDSITE_DEBUG=1 shows where; please report it)", 70, json)
+
+
+def _failed(message: str, status: int, json: bool, *, retryable: bool = False) -> int:
+    complain(message)
+    if json:
+        from secondsite.orchestration import output
+
+        output.print_json({"error": message, "exit": status, "retryable": retryable})
+    return status

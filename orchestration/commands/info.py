@@ -1,0 +1,60 @@
+"""secondsite info"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from secondsite import engine
+from secondsite.engine.units import format_size
+from secondsite.orchestration import output
+from secondsite.orchestration.commands.options import json_option
+
+
+@click.command(short_help="Describe a replica or a disk image.")
+@click.argument("path")
+@json_option
+def command(path: str, as_json: bool) -> None:
+    """Describe PATH, a replica's folder or a disk image.
+
+    \b
+    secondsite info /backup/vm
+    secondsite info vm.raw --json
+    """
+    found = engine.info(path)
+    if isinstance(found, engine.ReplicaInfo):
+        output.warn(found.warnings)
+    if as_json:
+        output.print_json(asdict(found))
+    elif isinstance(found, engine.ReplicaInfo):
+        _replica(found)
+    else:
+        _lines([("image", found.path), ("format", found.format), ("size", _size(found.virtual_bytes)),
+                ("allocated", _size(found.allocated_bytes))])  # fmt: skip
+
+
+def _replica(found: engine.ReplicaInfo) -> None:
+    _lines(
+        [
+            ("replica of", found.source),
+            ("head", found.head or "none yet: the first cycle has not been completed"),
+            ("newest point", f"{found.generation}, of {found.time}" if found.time else "none"),
+            ("points", f"{found.points}, kept as {found.history}"),
+            ("size", _size(found.virtual_bytes)),
+            ("block size", format_size(found.block_size)),
+            ("history", f"{_size(found.stored_bytes)} of undo deltas, block maps and records"),
+            ("epoch", str(found.epoch)),
+            ("id", found.replica_id),
+        ]
+    )
+
+
+def _size(count: int) -> str:
+    return f"{format_size(count)} ({count} bytes)"
+
+
+def _lines(pairs: list[tuple[str, str]]) -> None:
+    width = max(len(name) for name, _ in pairs)
+    for name, value in pairs:
+        click.echo(f"{name.rjust(width)}: {value}")

@@ -1,0 +1,69 @@
+"""secondsite replicate"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from secondsite import engine
+from secondsite.engine.units import format_size
+from secondsite.orchestration import output
+from secondsite.orchestration.commands.options import SIZE, json_option
+
+if TYPE_CHECKING:
+    from secondsite.engine import Replicated
+
+
+@click.command(short_help="Bring a replica up to date with a disk image.")
+@click.argument("source")
+@click.argument("replica")
+@click.option("--block-size", type=SIZE, help="Unit of tracking of a new replica, 4K to 4M.  [default: 64K]")
+@click.option(
+    "--codec", default="auto", metavar="CODEC", show_default=True,
+    help="How undo deltas are packed: auto, none, lz4 or zstd[:LEVEL].",
+)  # fmt: skip
+@click.option("--keep", type=int, metavar="N", help="Afterwards keep the newest N points, the latest included.")
+@click.option("--limit", type=SIZE, help="Write at most so many bytes a second.")
+@click.option("--epoch", type=int, metavar="N", help="Refuse where the replica has seen a higher epoch (failover).")
+@click.option("--source-id", metavar="NAME", help="Know the source by this name instead of its path.")
+@click.option("--accept-source", is_flag=True, help="Let this image take the place of the recorded source.")
+@click.option("--resync", is_flag=True, help="Trust no block map: hash both sides, mend what is damaged.")
+@click.option("--trust-mtime", is_flag=True, help="Skip the scan where the file's times say that it is unchanged.")
+@click.option(
+    "--history", type=click.Choice(["auto", "undo", "clone"]), default="auto", show_default=True,
+    help="How older points are kept: clones where the file system has them, else undo deltas.",
+)  # fmt: skip
+@click.option("--threads", type=click.IntRange(1, 64), help="Workers.  [default: one a core, at most 4]")
+@json_option
+def command(source: str, replica: str, as_json: bool, threads: int | None, **options: Any) -> None:
+    """Bring the replica in the folder REPLICA up to date with the disk image SOURCE.
+
+    The first time all of SOURCE is copied; afterwards it is read, and what changed moves. Each cycle that changed
+    something makes a recovery point. SOURCE is a raw file or a block device that nobody writes meanwhile: a file that
+    changes while it is read is read again, and after three tries refused.
+
+    \b
+    secondsite replicate vm.raw /backup/vm --keep 48
+    secondsite replicate /dev/vg0/vm /backup/vm --limit 100M
+    """
+    with output.watching() as watch:
+        done = engine.replicate(
+            source, replica, workers=threads, progress=watch.progress, cancel=watch.cancelled, **options
+        )
+    output.warn(done.warnings)
+    if as_json:
+        output.print_json(asdict(done))
+    else:
+        click.echo(describe(done))
+
+
+def describe(done: Replicated) -> str:
+    """One line: what happened, how much of it, how fast."""
+    speed = output.rate(done.read_bytes, done.seconds)
+    head = f"{done.kind}: point {done.point}, {format_size(done.virtual_bytes)}"
+    read = f"read {format_size(done.read_bytes)} in {done.seconds:.2f} s ({speed})"
+    changed = f"{format_size(done.changed_bytes)} changed"
+    pruned = f", {done.pruned} old point{'s' * (done.pruned != 1)} dropped" if done.pruned else ""
+    return f"{head}; {changed}; {read}{pruned}"

@@ -1,0 +1,56 @@
+"""secondsite verify"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from secondsite import engine
+from secondsite.engine import errors
+from secondsite.orchestration import output
+from secondsite.orchestration.commands.options import at_option, json_option
+
+# The whole list is in --json.
+SHOWN_RANGES = 20
+
+
+@click.command(short_help="Prove that a replica is what it should be.")
+@click.argument("replica")
+@click.option("--source", help="Compare this image, which must not change meanwhile, with the point.")
+@at_option
+@click.option("--threads", type=click.IntRange(1, 64), help="Workers.  [default: one a core, at most 4]")
+@json_option
+def command(replica: str, source: str | None, at: str | None, threads: int | None, as_json: bool) -> int:
+    """Hash what REPLICA holds and compare: the head with its block map, and every undo delta and point with its seal.
+
+    With --at, what a restore of that point would give. With --source, that image with the newest point (or --at).
+    The exit status is 1 where anything differs.
+
+    \b
+    secondsite verify /backup/vm
+    secondsite verify /backup/vm --source vm.raw
+    """
+    with output.watching() as watch:
+        found = engine.verify(
+            replica, source=source, at=at, workers=threads, progress=watch.progress, cancel=watch.cancelled
+        )
+    output.warn(found.warnings)
+    if as_json:
+        bad = [{"offset": offset, "length": length} for offset, length in found.bad]
+        output.print_json({**asdict(found), "bad": bad})
+    else:
+        _tell(found, source)
+    return 0 if found.ok else errors.DIFFERENT
+
+
+def _tell(found: engine.Verified, source: str | None) -> None:
+    what = f"{source} against point {found.point}" if source else f"point {found.point}"
+    for offset, length in found.bad[:SHOWN_RANGES]:
+        click.echo(f"differs: {length} bytes at {offset}")
+    if len(found.bad) > SHOWN_RANGES:
+        click.echo(f"differs: {len(found.bad) - SHOWN_RANGES} more ranges (--json lists all)")
+    for point, problem in found.damaged.items():
+        click.echo(f"point {point} is damaged: {problem}")
+    verdict = "ok" if found.ok else "NOT OK"
+    click.echo(f"{verdict}: {what}, {found.blocks} blocks, {found.seconds:.2f} s")
