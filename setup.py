@@ -8,7 +8,7 @@ portable kernels and says so.
 import os
 import platform
 import subprocess
-from glob import glob
+from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
 
@@ -40,7 +40,7 @@ def extension(name, *sources, include=(), link=(), flags=()):
         include_dirs=["ext/c", *include],
         extra_compile_args=[*CFLAGS, *flags],
         extra_link_args=list(link),
-        depends=glob("ext/*.pxd") + glob("ext/c/*.h") + glob("ext/c/*.c"),
+        depends=sorted(str(path) for path in Path("ext").glob("**/*.[ch]")),
     )
 
 
@@ -59,6 +59,7 @@ def extensions():
         [
             extension("_files", "ext/_files.pyx"),
             extension("_bitmap", "ext/_bitmap.pyx"),
+            extension("_entries", "ext/_entries.pyx"),
             extension("_scan", "ext/_scan.pyx", *hashes, include=include, link=link),
             extension("_codec", "ext/_codec.pyx", *hashes, include=include, link=link),
         ],

@@ -57,7 +57,7 @@ class Batch:
         self.blocks[:count] = blocks[:count]
         self.hashes[: 16 * count] = hashes[: 16 * count]
         self.count = count
-        self.used = kernel.scan.set_lengths(
+        self.used = kernel.entries.set_lengths(
             self.blocks, self.hashes, count, self.block_size, image_size, self.lengths
         )
 

@@ -213,7 +213,7 @@ class BlockMap:
                 if blocks[at] >= self.blocks:
                     raise ValueError(f"block {blocks[at]} of an image of {self.blocks}")
                 data = self._page(page, change=True)
-                at = kernel.scan.store_entries(data, page * PAGE_BLOCKS, blocks, hashes, at, count)
+                at = kernel.entries.store_entries(data, page * PAGE_BLOCKS, blocks, hashes, at, count)
 
     def clear(self, first: int, count: int) -> None:
         """Make these blocks zero blocks."""
@@ -236,7 +236,7 @@ class BlockMap:
                     at += 1
                     continue
                 data = self._page(page)
-                at = kernel.scan.load_entries(data, page * PAGE_BLOCKS, blocks, out, at, count)
+                at = kernel.entries.load_entries(data, page * PAGE_BLOCKS, blocks, out, at, count)
         return out
 
     def nonzero(self, first: int, end: int) -> Iterator[array[int]]:
@@ -250,7 +250,7 @@ class BlockMap:
             entries = None if self._skips(page) else self.read(first, stop - first)
             if entries is not None:
                 out = array("Q", bytes(8 * (stop - first)))
-                found = kernel.scan.nonzero_entries(entries, first, out)
+                found = kernel.entries.nonzero_entries(entries, first, out)
                 if found:
                     yield out[:found]
             first = stop if entries is not None else self._next_page(page + 1, end)

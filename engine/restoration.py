@@ -165,7 +165,7 @@ class _Job:
             found = batch.rehash(seed)
             if found != batch.hashes[: 16 * batch.count]:
                 places = array("Q", bytes(8 * batch.count))
-                kernel.scan.differing_entries(found, batch.hashes[: 16 * batch.count], 0, places)
+                kernel.entries.differing_entries(found, batch.hashes[: 16 * batch.count], 0, places)
                 raise errors.Damaged(
                     "a block is not what it was; verify tells which points are whole",
                     path=view.path,
@@ -200,6 +200,6 @@ def _page_changes(want: BlockMap, have: BlockMap | None, page: int) -> Iterator[
     out = array("Q", bytes(8 * count))
     left = bytes(wanted) if wanted is not None else bytes(16 * count)
     right = bytes(held) if held is not None else b""
-    found = kernel.scan.differing_entries(left, right + bytes(16 * count - len(right)), first, out)
+    found = kernel.entries.differing_entries(left, right + bytes(16 * count - len(right)), first, out)
     if found:
         yield out[:found]

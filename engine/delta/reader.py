@@ -37,7 +37,7 @@ class Frame:
             raise self._damaged(f"a data frame of {count} blocks does not fit its {len(self.body)} bytes")
         self.blocks.frombytes(self.body[: 8 * count])
         self.hashes = self.body[8 * count : 24 * count]
-        if not kernel.scan.ascending(self.blocks, count, end):
+        if not kernel.entries.ascending(self.blocks, count, end):
             raise self._damaged(f"its block numbers do not ascend below {end}")
         self.lengths = array("I", [header.block_size]) * count
         if self.blocks[-1] == end - 1:

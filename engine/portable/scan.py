@@ -26,40 +26,10 @@ from secondsite.engine.portable import (
     unsigned,
     view,
 )
-from secondsite.engine.portable.entries import (
-    ascending,
-    compact,
-    differing_entries,
-    load_entries,
-    nonzero_entries,
-    pick_blocks,
-    pick_zeros,
-    set_lengths,
-    store_entries,
-    zero_blocks,
-)
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = [
-    "ascending",
-    "check_file",
-    "compact",
-    "differing_entries",
-    "hash_block",
-    "hash_blocks",
-    "is_zero",
-    "load_entries",
-    "nonzero_entries",
-    "pick_blocks",
-    "pick_zeros",
-    "scan_buffer",
-    "scan_segments",
-    "set_lengths",
-    "store_entries",
-    "zero_blocks",
-]
 
 # The native scan's piece: where a batch fills up, both must stop at the same block.
 _READ_BYTES = 256 << 10

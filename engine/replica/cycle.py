@@ -177,7 +177,7 @@ class InPlace(Cycle):
         self._save(batch.blocks, end, worker, batch.hashes)
         self.writer.file.flush()
         zeroed = array("Q", bytes(8 * end))
-        found = kernel.scan.zero_blocks(batch.blocks, batch.lengths, end, zeroed)
+        found = kernel.entries.zero_blocks(batch.blocks, batch.lengths, end, zeroed)
         if found:
             with self._lock:
                 if self._zeroed is None:
@@ -212,7 +212,7 @@ class InPlace(Cycle):
         if hashes == old.hashes[: 16 * old.count]:
             return
         found = array("Q", bytes(8 * old.count))
-        bad = kernel.scan.differing_entries(hashes, old.hashes[: 16 * old.count], 0, found)
+        bad = kernel.entries.differing_entries(hashes, old.hashes[: 16 * old.count], 0, found)
         if self.mend:
             with self._lock:
                 self.lost += bad
@@ -272,7 +272,7 @@ class InPlace(Cycle):
 def _changed(blocks: array[int], old: bytearray, new: bytearray) -> tuple[array[int], bytearray]:
     """Those blocks, with their old hashes, whose hash becomes another one."""
     places = array("Q", bytes(8 * len(blocks)))
-    found = kernel.scan.differing_entries(old, new, 0, places)
+    found = kernel.entries.differing_entries(old, new, 0, places)
     if found == len(blocks):
         return blocks, old
     kept = places[:found]

@@ -72,9 +72,9 @@ def write(files: Files, path: str, fields: dict[str, Any]) -> None:
 
 def field(fields: dict[str, Any], name: str, kind: type, path: str) -> Any:
     """One field of the expected type, or Damaged: a checksum proves who wrote it, not that it makes sense."""
-    value: Any = fields.get(name)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+    value = fields.get(name)
+    if not isinstance(fields.get(name), kind) or isinstance(value, bool):
         raise errors.Damaged(f"{name!r} should be {kind.__name__}", path=path, offset=0)
-    if kind is int and int(value) < 0:
+    if isinstance(value, int) and value < 0:
         raise errors.Damaged(f"{name!r} is negative", path=path, offset=0)
     return value

@@ -140,7 +140,7 @@ class PointView(Image):
         if found != lengths[:count]:
             # Damage: a block's sort is not what its map says. The caller's hashes will tell which.
             return super().read_blocks(blocks, lengths, count, block_size, payload)
-        return kernel.scan.compact(slots, found, count, block_size, payload)
+        return kernel.entries.compact(slots, found, count, block_size, payload)
 
     def slots(self, blocks: array[int]) -> tuple[bytearray, array[int]]:
         """The contents of some ascending blocks, one to a slot of `block_size`, and their lengths (0: zeros).
@@ -158,7 +158,7 @@ class PointView(Image):
             # What lies past the end of the generation above was cut off there: it is zero, whatever came later.
             cut = -(-layer.reader.header.base_size // self.block_size)
             if left and blocks[-1] >= cut:
-                left -= kernel.scan.pick_zeros(array("Q", (cut, 1 << 62)), blocks, resolved, count, lengths)
+                left -= kernel.entries.pick_zeros(array("Q", (cut, 1 << 62)), blocks, resolved, count, lengths)
             if not left:
                 break
         if left:
@@ -178,8 +178,8 @@ class PointView(Image):
         frame, raw = self._frame(number, layer, at, decode=False)
         count = len(blocks)
         if frame.head.kind == fmt.ZEROS:
-            return kernel.scan.pick_zeros(frame.runs, blocks, resolved, count, lengths)
-        pick = kernel.scan.pick_blocks
+            return kernel.entries.pick_zeros(frame.runs, blocks, resolved, count, lengths)
+        pick = kernel.entries.pick_blocks
         have = len(frame.blocks)
         if raw is None:
             if not pick(

@@ -20,7 +20,7 @@ HUGE = (1 << 64) - 1
 @given(ENTRIES, st.integers(0, 1 << 40), st.binary(max_size=15))
 def test_nonzero_entries(kernel, entries, first, rest):
     out = array("Q", bytes(8 * len(entries)))
-    found = kernel.scan.nonzero_entries(b"".join(entries) + rest, first, out)
+    found = kernel.entries.nonzero_entries(b"".join(entries) + rest, first, out)
     assert out[:found].tolist() == [first + i for i, entry in enumerate(entries) if any(entry)]
 
 
@@ -29,7 +29,7 @@ def test_nonzero_entries(kernel, entries, first, rest):
 def test_differing_entries(kernel, want, data):
     have = data.draw(st.permutations(want))
     out = array("Q", bytes(8 * len(want)))
-    found = kernel.scan.differing_entries(b"".join(want), b"".join(have), 5, out)
+    found = kernel.entries.differing_entries(b"".join(want), b"".join(have), 5, out)
     assert out[:found].tolist() == [5 + i for i in range(len(want)) if want[i] != have[i]]
 
 
@@ -46,19 +46,19 @@ def test_entries_are_stored_and_loaded_page_by_page(kernel, page_first, blocks, 
         where = 16 * (blocks[end] - page_first)
         model[where : where + 16] = hashes[16 * end : 16 * end + 16]
         end += 1
-    assert kernel.scan.store_entries(page, page_first, numbers, hashes, at, len(blocks)) == end
+    assert kernel.entries.store_entries(page, page_first, numbers, hashes, at, len(blocks)) == end
     assert page == model
     back = bytearray(len(hashes))
-    assert kernel.scan.load_entries(page, page_first, numbers, back, at, len(blocks)) == end
+    assert kernel.entries.load_entries(page, page_first, numbers, back, at, len(blocks)) == end
     assert back == bytes(16 * at) + hashes[16 * at : 16 * end] + bytes(16 * (len(blocks) - end))
 
 
 def test_pages_at_the_end_of_all_numbers(kernel):
     page, blocks = bytearray(16), array("Q", [HUGE])
-    assert kernel.scan.store_entries(page, HUGE, blocks, b"x" * 16, 0, 1) == 1
-    assert kernel.scan.load_entries(page, HUGE - 1, blocks, bytearray(16), 0, 1) == 0
-    assert kernel.scan.store_entries(bytearray(), 0, blocks, b"x" * 16, 0, 1) == 0
-    assert kernel.scan.store_entries(page, 0, array("Q"), b"", 0, 0) == 0
+    assert kernel.entries.store_entries(page, HUGE, blocks, b"x" * 16, 0, 1) == 1
+    assert kernel.entries.load_entries(page, HUGE - 1, blocks, bytearray(16), 0, 1) == 0
+    assert kernel.entries.store_entries(bytearray(), 0, blocks, b"x" * 16, 0, 1) == 0
+    assert kernel.entries.store_entries(page, 0, array("Q"), b"", 0, 0) == 0
 
 
 @QUICK
@@ -66,7 +66,7 @@ def test_pages_at_the_end_of_all_numbers(kernel):
 def test_set_lengths(kernel, entries, tail):
     size = max(len(entries) - 1, 0) * 4096 + tail
     blocks, lengths = array("Q", range(len(entries))), array("I", bytes(4 * len(entries)))
-    used = kernel.scan.set_lengths(blocks, b"".join(entries), len(entries), 4096, size, lengths)
+    used = kernel.entries.set_lengths(blocks, b"".join(entries), len(entries), 4096, size, lengths)
     wanted = [min(4096, size - 4096 * i) if any(entry) else 0 for i, entry in enumerate(entries)]
     assert lengths.tolist() == wanted
     assert used == sum(wanted)
@@ -76,7 +76,7 @@ def test_set_lengths(kernel, entries, tail):
 @given(st.lists(st.integers(0, 12), max_size=6), st.integers(0, 12))
 def test_ascending(kernel, blocks, end):
     wanted = blocks == sorted(set(blocks)) and all(block < end for block in blocks)
-    assert kernel.scan.ascending(array("Q", blocks), len(blocks), end) is wanted
+    assert kernel.entries.ascending(array("Q", blocks), len(blocks), end) is wanted
 
 
 @st.composite
@@ -94,7 +94,7 @@ def test_pick_blocks(kernel, frame, dry):
     have, sizes, want, state = frame
     payload = b"" if dry else random.Random(1).randbytes(sum(sizes))
     resolved, lengths, slots = bytearray(state), array("I", [99] * len(want)), bytearray(16 * len(want))
-    taken = kernel.scan.pick_blocks(
+    taken = kernel.entries.pick_blocks(
         array("Q", have), array("I", sizes), len(have), payload,
         array("Q", want), resolved, len(want), 16, lengths, slots,
     )  # fmt: skip
@@ -116,10 +116,10 @@ def test_compact_and_zero_blocks(kernel, sizes, in_place):
     slots = bytearray(random.Random(1).randbytes(16 * len(sizes)))
     wanted = b"".join(slots[16 * i : 16 * i + size] for i, size in enumerate(sizes))
     payload = slots if in_place else bytearray(len(wanted))
-    used = kernel.scan.compact(slots, array("I", sizes), len(sizes), 16, payload)
+    used = kernel.entries.compact(slots, array("I", sizes), len(sizes), 16, payload)
     assert payload[:used] == wanted
     blocks, out = array("Q", [HUGE - i for i in range(len(sizes))]), array("Q", bytes(8 * len(sizes)))
-    found = kernel.scan.zero_blocks(blocks, array("I", sizes), len(sizes), out)
+    found = kernel.entries.zero_blocks(blocks, array("I", sizes), len(sizes), out)
     assert out[:found].tolist() == [HUGE - i for i, size in enumerate(sizes) if size == 0]
 
 
@@ -133,7 +133,7 @@ def test_pick_zeros(kernel, steps, frame):
         covered |= set(range(at + gap, at + gap + count))
         at += gap + count
     resolved, lengths = bytearray(state), array("I", [99] * len(want))
-    taken = kernel.scan.pick_zeros(runs, array("Q", want), resolved, len(want), lengths)
+    taken = kernel.entries.pick_zeros(runs, array("Q", want), resolved, len(want), lengths)
     fresh = [number in covered and state[i] != 1 for i, number in enumerate(want)]
     assert taken == sum(fresh)
     assert lengths.tolist() == [0 if new else 99 for new in fresh]
@@ -184,10 +184,10 @@ BAD = [
 @pytest.mark.parametrize(("name", "arguments"), BAD)
 def test_short_arrays_are_refused(kernel, name, arguments):
     with pytest.raises(ValueError):
-        getattr(kernel.scan, name)(*arguments)
+        getattr(kernel.entries, name)(*arguments)
 
 
 def test_a_good_pick(kernel):
-    assert kernel.scan.pick_blocks(*PICK[:5], bytearray(1), *PICK[6:8], i(0), bytearray(4)) == 1
-    assert kernel.scan.pick_blocks(q(), i(), 0, b"", q(), bytearray(), 0, 4, i(), bytearray()) == 0
-    assert kernel.scan.pick_zeros(q(), q(), bytearray(), 0, i()) == 0
+    assert kernel.entries.pick_blocks(*PICK[:5], bytearray(1), *PICK[6:8], i(0), bytearray(4)) == 1
+    assert kernel.entries.pick_blocks(q(), i(), 0, b"", q(), bytearray(), 0, 4, i(), bytearray()) == 0
+    assert kernel.entries.pick_zeros(q(), q(), bytearray(), 0, i()) == 0

@@ -1,0 +1,33 @@
+from array import array
+
+from typing_extensions import Buffer
+
+def nonzero_entries(entries: Buffer, first_block: int, out: array[int]) -> int: ...
+def differing_entries(want: Buffer, have: Buffer, first_block: int, out: array[int]) -> int: ...
+def store_entries(
+    page: Buffer, page_first: int, blocks: Buffer, hashes: Buffer, at: int, count: int
+) -> int: ...
+def load_entries(
+    page: Buffer, page_first: int, blocks: Buffer, hashes: Buffer, at: int, count: int
+) -> int: ...
+def set_lengths(
+    blocks: Buffer, hashes: Buffer, count: int, block_size: int, image_size: int, lengths: array[int]
+) -> int: ...
+def zero_blocks(blocks: Buffer, lengths: Buffer, count: int, out: array[int]) -> int: ...
+def ascending(blocks: Buffer, count: int, end: int) -> bool: ...
+def pick_blocks(
+    have_blocks: Buffer,
+    have_lengths: Buffer,
+    have_count: int,
+    have_payload: Buffer,
+    want_blocks: Buffer,
+    resolved: Buffer,
+    want_count: int,
+    block_size: int,
+    lengths: array[int],
+    slots: Buffer,
+) -> int: ...
+def compact(slots: Buffer, lengths: Buffer, count: int, block_size: int, payload: Buffer) -> int: ...
+def pick_zeros(
+    runs: Buffer, want_blocks: Buffer, resolved: Buffer, want_count: int, lengths: array[int]
+) -> int: ...
