@@ -13,7 +13,7 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Iterator
 
-from secondsite.engine import errors, kernel
+from secondsite.engine import errors, kernel, units
 from secondsite.engine.images.base import Image
 
 MAGIC = b"2SITEMAP"
@@ -79,6 +79,8 @@ class BlockMap:
             raise errors.NewerFormat(f"block map version {version}; this program knows {VERSION}", path=path)
         if owner != replica_id or page != PAGE_BYTES or block_size < 512 or block_size & (block_size - 1):
             raise errors.Damaged("it is the block map of another replica", path=path, offset=24)
+        if size > units.MAX_BLOCKS * block_size:
+            raise errors.Damaged(f"an image has at most {units.MAX_BLOCKS} blocks", path=path, offset=40)
         made = cls(file, path, replica_id, block_size, size)
         made._unchecked = unchecked
         made._read_table()

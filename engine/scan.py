@@ -191,10 +191,7 @@ class Scan:
             return self._step_buffer(span, previous, batch)
         try:
             done, batch.count, batch.used = kernel.scan.scan_segments(
-                array("i", [s.fd for s in segments]),
-                array("q", [s.offset for s in segments]),
-                array("q", [s.length for s in segments]),
-                span.first, self.block_size, self.size, span.blocks, self.seed, previous,
+                *segments, span.first, self.block_size, self.size, span.blocks, self.seed, previous,
                 batch.blocks, batch.lengths, batch.hashes, batch.payload, batch.count, batch.used,
             )  # fmt: skip
         except EOFError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 
 from secondsite.engine import errors
 
@@ -14,16 +15,21 @@ TIB = 1 << 40
 MIN_BLOCK_SIZE = 4 * KIB
 MAX_BLOCK_SIZE = 4 * MIB
 DEFAULT_BLOCK_SIZE = 64 * KIB
+# 64 TiB in the smallest blocks, 1 PiB in the default ones. The table of such an image's block map takes 128 MiB of
+# memory, and no file that claims more is believed.
+MAX_BLOCKS = 1 << 34
 
 _FACTORS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
 
 
 def parse_size(text: str) -> int:
     """`64K`, `1.5G`, `4096`, `2TiB` in bytes. Raises Usage."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE | re.ASCII)
     if match is None:
         raise errors.Usage(f"{text!r} is not a size; write a number with K, M, G or T, such as 64K")
-    size = float(match[1]) * _FACTORS[match[2].upper()]
+    size = Decimal(match[1]) * _FACTORS[match[2].upper()]
+    if size >= 1 << 63:
+        raise errors.Usage(f"{text!r} is more than a file can have")
     return int(size)
 
 

@@ -7,6 +7,7 @@ import struct
 from typing import NamedTuple
 
 from secondsite.engine import errors
+from secondsite.engine.units import MAX_BLOCKS
 
 MAGIC = b"2SITEDLT"
 VERSION = 1
@@ -30,6 +31,8 @@ GROUP_BYTES = 256 * 1024
 MAX_RAW = 4 * 1024 * 1024
 # A frame's body is its table and at most MAX_RAW of payload; an index may be longer.
 MAX_BODY = MAX_RAW + 24 * (MAX_RAW // 512)
+# The smallest frame that an index entry can stand for: a header and one run of zeros.
+MIN_FRAME = FRAME_BYTES + 16
 
 
 class Header(NamedTuple):
@@ -65,12 +68,14 @@ class Header(NamedTuple):
         )
         if magic != MAGIC:
             raise errors.Damaged(f"expected the mark {MAGIC.decode()} of a delta", path=path, offset=0)
-        if version > VERSION:
-            raise errors.NewerFormat(f"delta version {version}; this program knows {VERSION}", path=path)
         if hashlib.sha256(data[: HEADER_BYTES - 16]).digest()[:16] != checksum or size != HEADER_BYTES:
             raise errors.Damaged("the header's checksum does not hold", path=path, offset=0)
+        if version > VERSION:
+            raise errors.NewerFormat(f"delta version {version}; this program knows {VERSION}", path=path)
         if block < 512 or block & (block - 1) or block > MAX_RAW:
             raise errors.Damaged(f"{block} is no block size", path=path, offset=32)
+        if max(base_size, target_size) > MAX_BLOCKS * block:
+            raise errors.Damaged(f"an image has at most {MAX_BLOCKS} blocks", path=path, offset=56)
         return cls(owner, block, base, target, base_size, target_size, epoch)
 
 

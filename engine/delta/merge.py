@@ -26,6 +26,11 @@ def merge(first: DeltaReader, second: DeltaReader, output: Image, codec: tuple[i
             f"it starts from generation {b.base_generation}, {a.target_generation} was expected",
             path=second.path,
         )
+    if a.target_size != b.base_size or first.end().target_seal != second.end().base_seal:
+        raise errors.Damaged(
+            f"it starts from another content of generation {b.base_generation} than {first.path} leads to",
+            path=second.path,
+        )
     header = b._replace(base_generation=a.base_generation, base_size=a.base_size)
     blocks = -(-b.target_size // b.block_size)
     replaced = kernel.Bitmap(blocks)

@@ -44,6 +44,7 @@ class Frame:
             self.lengths[-1] = header.target_size - (end - 1) * header.block_size
         if sum(self.lengths) != self.head.raw:
             raise self._damaged(f"{self.head.raw} bytes of payload, {sum(self.lengths)} were expected")
+        self._check_span(self.blocks[0], self.blocks[-1])
 
     def _parse_zeros(self, end: int) -> None:
         if self.head.entries == 0 or 16 * self.head.entries != len(self.body):
@@ -54,6 +55,11 @@ class Frame:
             if first < after or count == 0 or count > end - first:
                 raise self._damaged(f"a run of {count} blocks from {first} is out of order or past {end}")
             after = first + count
+        self._check_span(self.runs[0], after - 1)
+
+    def _check_span(self, first: int, last: int) -> None:
+        if (self.head.first, self.head.last) != (first, last):
+            raise self._damaged(f"its header says blocks {self.head.first} to {self.head.last}, it holds {first} to {last}")
 
     @property
     def zero_blocks(self) -> int:
@@ -79,7 +85,9 @@ class DeltaReader:
         if size - offset < fmt.FRAME_BYTES:
             raise errors.Damaged("the file ends inside a frame", path=self.path, offset=offset)
         head = fmt.FrameHeader.unpack(self.file.read(offset, fmt.FRAME_BYTES))
-        limit = size if head.kind == fmt.INDEX else fmt.MAX_BODY
+        # An index has 24 bytes for each frame before it, and those take room themselves.
+        indexed = (offset - fmt.HEADER_BYTES) // fmt.MIN_FRAME * fmt.INDEX_ENTRY.size
+        limit = indexed if head.kind == fmt.INDEX else fmt.MAX_BODY
         if head.magic != fmt.FRAME_MAGIC or head.tag != self.header.tag or not 1 <= head.kind <= 4:
             raise errors.Damaged("expected a frame of this replica", path=self.path, offset=offset)
         if head.stored > min(limit, size - offset - fmt.FRAME_BYTES):
@@ -115,16 +123,21 @@ class DeltaReader:
         return frame.body.cast("Q")
 
     def frames(self) -> Iterator[Frame]:
-        """Every data and zero frame of a whole delta in order; at the end the digest over all of it is checked."""
+        """Every data and zero frame of a whole delta in order; at the end the index is compared with them, and the
+        digest over all of it is checked."""
         digest = hashlib.sha256(self.header.pack())
         offset, size = fmt.HEADER_BYTES, self.file.size
         count = data = zeros = raw = 0
+        spans: list[tuple[int, int, int]] = []
         while True:
             frame = self.frame(offset, size)
             if frame.head.kind == fmt.END:
                 break
             digest.update(fmt.FRAME.pack(*frame.head))
-            if frame.head.kind != fmt.INDEX:
+            if frame.head.kind == fmt.INDEX:
+                self._check_index(frame, spans)
+            else:
+                spans.append((frame.head.first, frame.head.last, offset))
                 count, raw = count + 1, raw + frame.head.raw
                 data += len(frame.blocks)
                 zeros += frame.zero_blocks
@@ -137,6 +150,12 @@ class DeltaReader:
         if offset + fmt.END_BYTES != size:
             raise errors.Damaged("there are bytes after the end marker", path=self.path, offset=offset)
 
+    def _check_index(self, frame: Frame, spans: list[tuple[int, int, int]]) -> None:
+        """Who reads at random finds what who reads in order does."""
+        expected = array("Q", [number for span in sorted(spans) for number in span])
+        if frame.body != expected.tobytes() or frame.head.entries != len(spans):
+            raise errors.Damaged("the index does not name the frames", path=self.path, offset=frame.offset)
+
     def tables(self) -> Iterator[Frame]:
         """As `frames`, without the check over all of it: for reading where every hash is checked anyway."""
         offset, size = fmt.HEADER_BYTES, self.file.size
@@ -145,20 +164,21 @@ class DeltaReader:
             offset += fmt.FRAME_BYTES + frame.head.stored
 
     def written(self) -> Iterator[Frame]:
-        """The whole frames of a delta that a crash cut short. `torn` says afterwards whether bytes followed them."""
+        """The whole frames of a delta that a crash may have cut short. `finished` says afterwards whether the end
+        marker followed them: only then is it known that none is missing."""
         offset, size = fmt.HEADER_BYTES, self.file.size
-        self.torn = False
+        self.finished = False
         while offset < size:
             try:
                 frame = self.frame(offset, size)
             except errors.Damaged:
-                self.torn = True
                 return
             if frame.head.kind in (fmt.DATA, fmt.ZEROS):
                 yield frame
             offset += fmt.FRAME_BYTES + frame.head.stored
+            self.finished = frame.head.kind == fmt.END
 
-    torn = False
+    finished = False
 
     def close(self) -> None:
         self.file.close()

@@ -6,7 +6,7 @@ import hashlib
 import threading
 from array import array
 
-from secondsite.engine import errors, kernel
+from secondsite.engine import kernel
 from secondsite.engine.batch import Batch
 from secondsite.engine.delta import format as fmt
 from secondsite.engine.images.base import Image
@@ -51,7 +51,7 @@ class DeltaWriter:
         """Write one thread's frames; they are durable after the file's next flush."""
         with self._lock:
             if self._failed is not None:
-                raise errors.Cancelled("another thread could not write", path=self.file.path)
+                raise self._failed  # what the thread that could not write has met: no later frame may follow
             try:
                 self.file.write(self.offset, buffer.data[: buffer.used])
             except BaseException as error:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 
-from secondsite.engine.images.base import Extent, Image, Segment, ShortImage
+from secondsite.engine.images.base import Extent, Image, Segments, ShortImage
 from secondsite.engine.images.raw import RawImage, Stamp
 
-__all__ = ["Extent", "Image", "RawImage", "Segment", "ShortImage", "Stamp", "open_image"]
+__all__ = ["Extent", "Image", "RawImage", "Segments", "ShortImage", "Stamp", "open_image"]
 
 
 def open_image(path: str | os.PathLike[str], mode: str = "r") -> Image:

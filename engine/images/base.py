@@ -34,12 +34,15 @@ class Extent(NamedTuple):
     zero: bool
 
 
-class Segment(NamedTuple):
-    """Where a piece of a disk lies: `length` bytes at `offset` of the open file `fd`; fd -1 is zeros."""
+class Segments(NamedTuple):
+    """Where a range of a disk lies, in order: `lengths` bytes at `offsets` of the open files `fds`; fd -1 is zeros.
 
-    fd: int
-    offset: int
-    length: int
+    Flat arrays ('i', 'q', 'q') of equal length, which the scan kernel reads without a Python object a piece.
+    """
+
+    fds: array[int]
+    offsets: array[int]
+    lengths: array[int]
 
 
 class Image(ABC):
@@ -80,7 +83,7 @@ class Image(ABC):
     def close(self) -> None:
         """Let go of it; a second call does nothing."""
 
-    def segments(self, start: int, length: int) -> list[Segment] | None:
+    def segments(self, start: int, length: int) -> Segments | None:
         """The file ranges that hold a range of the disk, or None where it is not made of file ranges."""
         return None
 

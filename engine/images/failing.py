@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Callable, Iterator
 
 from secondsite.engine import errors
-from secondsite.engine.images.base import Buffer, Extent, Image, Segment
+from secondsite.engine.images.base import Buffer, Extent, Image, Segments
 
 
 class Crash(BaseException):
@@ -70,7 +70,7 @@ class FailingImage(Image):
     def extents(self, start: int, length: int) -> Iterator[Extent]:
         return self.inner.extents(start, length)
 
-    def segments(self, start: int, length: int) -> list[Segment] | None:
+    def segments(self, start: int, length: int) -> Segments | None:
         reads = self.faults.kinds is not None and "read" in self.faults.kinds
         return None if reads else self.inner.segments(start, length)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from secondsite.engine import errors, kernel
-from secondsite.engine.images.base import Buffer, Extent, Image, Segment, ShortImage
+from secondsite.engine.images.base import Buffer, Extent, Image, Segments, ShortImage
 
 _FLAGS = {"r": os.O_RDONLY, "rw": os.O_RDWR, "create": os.O_RDWR | os.O_CREAT | os.O_TRUNC}
 
@@ -82,8 +82,8 @@ class RawImage(Image):
                 return start if whence == os.SEEK_DATA else end
             raise errors.from_os(error, self.path, "find its holes") from None
 
-    def segments(self, start: int, length: int) -> list[Segment]:
-        return [Segment(self.fd, start, length)]
+    def segments(self, start: int, length: int) -> Segments:
+        return Segments(array("i", (self.fd,)), array("q", (start,)), array("q", (length,)))
 
     def read_into(self, offset: int, buffer: Buffer) -> None:
         view = memoryview(buffer)

@@ -15,9 +15,10 @@ from secondsite.engine.blockmap import BlockMap
 from secondsite.engine.delta.reader import DeltaReader
 from secondsite.engine.files import Files, LocalFiles, Lock
 from secondsite.engine.images import Image
+from secondsite.engine.replica import point as point_module
 from secondsite.engine.replica import record
 from secondsite.engine.replica.identity import Identity
-from secondsite.engine.replica.layout import Layout, generations, next_generation
+from secondsite.engine.replica.layout import MAX_GENERATION, Layout, generations, next_generation
 from secondsite.engine.replica.point import Point
 
 # What a creation that a crash cut short may leave behind before the replica says what it is.
@@ -59,17 +60,23 @@ class Replica:
         """
         layout = Layout(root)
         files.mkdir(layout.root)
-        strangers = set(files.listdir(layout.root)) - _UNBORN
-        if strangers or files.listdir(layout.points):
-            raise errors.Refused("is a folder with other content and not a replica", path=layout.root)
-        files.mkdir(layout.points)
         made = cls(root, files, identity)
-        if probe and made._can_clone():
-            identity = replace(identity, history="clone")
-        made.write_identity(identity)
-        parent = posixpath.dirname(layout.root)
-        files.flush_dir(parent or ".")
+        made._refuse_strangers()
+        with made.locked(exclusive=True):
+            if files.size(layout.identity) >= 0:
+                return cls.open(root, files)  # another process was faster
+            made._refuse_strangers()
+            files.mkdir(layout.points)
+            if probe and made._can_clone():
+                identity = replace(identity, history="clone")
+            made.write_identity(identity)
+            files.flush_dir(posixpath.dirname(layout.root) or ".")
         return made
+
+    def _refuse_strangers(self) -> None:
+        strangers = set(self.files.listdir(self.layout.root)) - _UNBORN
+        if (strangers - {posixpath.basename(self.layout.identity)}) or self.files.listdir(self.layout.points):
+            raise errors.Refused("is a folder with other content and not a replica", path=self.layout.root)
 
     def _can_clone(self) -> bool:
         old, new = self.layout.head + ".tmp", self.layout.head_map + ".tmp"
@@ -153,6 +160,24 @@ class Replica:
                 self.unreadable[generation] = str(error)
         return found
 
+    def choose(self, at: str) -> Point:
+        """The point that `at` names: a generation, `latest` or a time. Raises Usage and Refused, and Damaged where a
+        record that cannot be read may be the one that is meant: another point is never given in its place.
+        """
+        found = self.points()
+        try:
+            chosen = point_module.choose(found, at, self.layout.root)
+        except errors.Refused:
+            named = int(at) if at.isascii() and at.isdigit() else 0
+            if named in self.unreadable or (self.unreadable and not named):
+                raise errors.Damaged(self.unreadable.get(named) or next(iter(self.unreadable.values()))) from None
+            raise
+        later = min((p.generation for p in found if p.generation > chosen.generation), default=MAX_GENERATION)
+        for generation, problem in self.unreadable.items():
+            if chosen.generation < generation < later and chosen.name != at:
+                raise errors.Damaged(f"{problem}; name a point by its number to restore another")
+        return chosen
+
     def point(self, generation: int) -> Point:
         """The record of one point. Raises Damaged."""
         path = self.layout.record(generation)
@@ -190,7 +215,14 @@ class Replica:
             raise errors.Damaged("the block map is missing", path=path)
         file = self.files.open(path, mode)
         try:
-            return BlockMap.load(file, path, self.identity.replica_id, unchecked=unchecked)
+            found = BlockMap.load(file, path, self.identity.replica_id, unchecked=unchecked)
+            if found.block_size != self.identity.block_size:
+                raise errors.Damaged(
+                    f"its blocks have {found.block_size} bytes, {self.identity.block_size} were expected",
+                    path=path,
+                    offset=12,
+                )
+            return found
         except BaseException:
             file.close()
             raise
@@ -222,7 +254,7 @@ class Replica:
         try:
             data = json.loads(self.files.read_bytes(self.layout.damage, record.MAX_BYTES))
             return {int(key): str(value) for key, value in data.items()}
-        except (errors.Error, ValueError, AttributeError):
+        except (errors.Error, ValueError, AttributeError, RecursionError):
             return {}
 
     def note_damage(self, found: dict[int, str]) -> None:

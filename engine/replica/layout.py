@@ -13,6 +13,7 @@ from __future__ import annotations
 import posixpath
 
 WIDTH = 12
+MAX_GENERATION = 10**WIDTH - 1
 
 
 class Layout:

@@ -14,6 +14,8 @@ from secondsite.engine.files import Files
 
 FORMAT = 1
 MAX_BYTES = 1 << 20
+# Numbers are sizes, counts and times: whatever a file offset can be.
+MAX_NUMBER = (1 << 63) - 1
 
 
 def pack(fields: dict[str, Any]) -> bytes:
@@ -51,9 +53,10 @@ def _line(line: bytes, path: str) -> tuple[dict[str, Any] | None, str | None]:
     try:
         fields = json.loads(line)
         version, checksum = fields["format"], fields.pop("checksum")
+        holds = isinstance(version, int) and _checksum(fields) == checksum
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None, "a record line does not parse"
-    if not isinstance(version, int) or _checksum(fields) != checksum:
+    if not holds:
         return None, "a record's checksum does not hold"
     if version > FORMAT:
         raise errors.NewerFormat(f"format {version}; this program knows {FORMAT}", path=path)
@@ -75,6 +78,6 @@ def field(fields: dict[str, Any], name: str, kind: type, path: str) -> Any:
     value = fields.get(name)
     if not isinstance(fields.get(name), kind) or isinstance(value, bool):
         raise errors.Damaged(f"{name!r} should be {kind.__name__}", path=path, offset=0)
-    if isinstance(value, int) and value < 0:
-        raise errors.Damaged(f"{name!r} is negative", path=path, offset=0)
+    if isinstance(value, int) and not 0 <= value <= MAX_NUMBER:
+        raise errors.Damaged(f"{name!r} is not from 0 to 2^63", path=path, offset=0)
     return value

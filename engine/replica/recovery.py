@@ -85,15 +85,16 @@ def _apply(replica: Replica, point: Point, head: Image, block_map: BlockMap) -> 
         return _prove(replica, point, head, block_map, str(error.message))
     try:
         if reader.header.target_size != point.virtual_bytes:
-            raise errors.Damaged(
-                f"it leads to {reader.header.target_size} bytes, {point.virtual_bytes} were expected",
-                path=reader.path,
-                offset=64,
-            )
+            wrong = f"it leads to {reader.header.target_size} bytes, {point.virtual_bytes} were expected"
+            return _prove(replica, point, head, block_map, wrong)
         head.resize(point.virtual_bytes)
         block_map.resize(point.virtual_bytes)
         _write_back(reader, head, block_map)
-        return _prove(replica, point, head, block_map, "frames are damaged" if reader.torn else None)
+        return _prove(replica, point, head, block_map, None if reader.finished else "frames are missing or damaged")
+    except errors.Damaged as error:
+        if error.path != reader.path:
+            raise
+        return _prove(replica, point, head, block_map, error.message)
     finally:
         reader.close()
 
@@ -122,8 +123,8 @@ def store_frame(block_map: BlockMap, frame: Frame) -> None:
 def _prove(
     replica: Replica, point: Point, head: Image, block_map: BlockMap, suspicion: str | None
 ) -> str | None:
-    """The map must have the point's seal. Where the undo delta's end is torn, the head is hashed against it too:
-    a torn end is what a crash leaves, but it is also what a bad byte looks like."""
+    """The map must have the point's seal. Where the undo delta has no end marker, the head is hashed against it too:
+    an open end is what a crash leaves, but it is also what a bad byte or a file that was cut looks like."""
     block_map.trust()
     if head.size != point.virtual_bytes or block_map.image_size != point.virtual_bytes:
         return suspicion or f"the head has {head.size} bytes, {point.virtual_bytes} were expected"

@@ -12,7 +12,7 @@ from secondsite.engine import errors, kernel
 from secondsite.engine.blockmap import BlockMap
 from secondsite.engine.delta import format as fmt
 from secondsite.engine.delta.reader import DeltaReader, Frame
-from secondsite.engine.images import Extent, Image, Segment
+from secondsite.engine.images import Extent, Image, Segments
 from secondsite.engine.images.base import Buffer
 from secondsite.engine.replica import chain as chains
 from secondsite.engine.replica.directory import Replica
@@ -112,7 +112,7 @@ class PointView(Image):
         elif length:
             yield Extent(start, length, False)
 
-    def segments(self, start: int, length: int) -> list[Segment] | None:
+    def segments(self, start: int, length: int) -> Segments | None:
         return self._base.segments(start, length) if self.plain else None
 
     def read_into(self, offset: int, buffer: Buffer) -> None:
