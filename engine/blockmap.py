@@ -326,3 +326,21 @@ class BlockMap:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def differing_blocks(want: BlockMap, have: BlockMap | None, page: int) -> Iterator[array[int]]:
+    """The blocks of one page of the map in which two maps differ."""
+    first = page * PAGE_BLOCKS
+    count = min(PAGE_BLOCKS, want.blocks - first)
+    wanted = want.read(first, count)
+    held = None
+    if have is not None and first < have.blocks:
+        held = have.read(first, min(count, have.blocks - first))
+    if wanted is None and held is None:
+        return
+    out = array("Q", bytes(8 * count))
+    left = bytes(wanted) if wanted is not None else bytes(16 * count)
+    right = bytes(held) if held is not None else b""
+    found = kernel.entries.differing_entries(left, right + bytes(16 * count - len(right)), first, out)
+    if found:
+        yield out[:found]

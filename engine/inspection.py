@@ -79,7 +79,7 @@ def replica_info(replica: Replica) -> ReplicaInfo:
         points=len(found) + len(replica.unreadable),
         time=newest.time if newest else None,
         stored_bytes=stored,
-        warnings=replica.warnings,
+        warnings=[*replica.warnings, *replica.unreadable.values()],
     )
 
 

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from secondsite.engine import errors
 from secondsite.engine.files import Files
 from secondsite.engine.images import Image
-from secondsite.engine.replica import point as point_module
 from secondsite.engine.replica import prune as pruning
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.view import PointView
@@ -22,7 +21,7 @@ def open_point(
     """A recovery point as a read-only Image, without a copy; the replica takes no cycle while it is open."""
     opened = Replica.open(os.fspath(replica), files)
     with opened.reading():
-        point = point_module.choose(opened.points(), at, opened.layout.root)
+        point = opened.choose(at)
         with PointView(opened, point) as view:
             yield view
 
@@ -44,8 +43,7 @@ def prune(
     with opened.writing():
         if keep is not None:
             return pruning.keep_newest(opened, keep)
-        listed = opened.points()
-        chosen = {point_module.choose(listed, name, opened.layout.root).generation for name in drop or []}
+        chosen = {opened.choose(name).generation for name in drop or []}
         return pruning.drop(opened, sorted(chosen))
 
 

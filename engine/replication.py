@@ -245,12 +245,12 @@ class _Work:
         """Commit, where there is anything to."""
         old, resync, history = self.old, self.options.resync, self.replica.identity.history
         same_size = old is not None and self.size == old.virtual_bytes
-        if self.cycle is None and old is not None and same_size:
+        if self.cycle is None and old is not None and same_size and self.mending.sealed:
             return Outcome("resync" if resync else "unchanged", old, tally, "scan", history)
         cycle = self._begin()
         if isinstance(cycle, InPlace):
             history = "undo"
-            if resync and old is not None and same_size and not cycle.kept:
+            if resync and old is not None and same_size and not cycle.kept and self.mending.sealed:
                 cycle.discard()
                 return Outcome("resync", old, tally, "scan", history)
         kind = "initial" if old is None else "resync" if resync else "delta"

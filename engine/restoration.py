@@ -11,17 +11,16 @@ import posixpath
 import threading
 import time
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from secondsite.engine import errors, kernel, scan
 from secondsite.engine.batch import BATCH_BYTES, Batch
-from secondsite.engine.blockmap import PAGE_BLOCKS, BlockMap
+from secondsite.engine.blockmap import PAGE_BLOCKS, BlockMap, differing_blocks
 from secondsite.engine.files import Files, LocalFiles
 from secondsite.engine.images import Image
 from secondsite.engine.images.raw import real_path
 from secondsite.engine.progress import Monitor, Progress
 from secondsite.engine.replica import chain as chains
-from secondsite.engine.replica import point as point_module
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.point import Point
 from secondsite.engine.replica.view import PointView, point_map
@@ -52,7 +51,7 @@ def restore(
     target = os.fspath(output)
     _refuse_inside(opened, target)
     with opened.reading():
-        point = point_module.choose(opened.points(), at, opened.layout.root)
+        point = opened.choose(at)
         job = _Job(opened, point, workers or default_workers(), Monitor(progress, cancel))
         method, written = job.in_place(target) if in_place else job.new(target)
     return Restored(point.name, point.virtual_bytes, written, time.monotonic() - began, method, target, opened.warnings)
@@ -147,7 +146,7 @@ class _Job:
                     if page is None:
                         return
                     self.monitor.check()
-                    for blocks in _page_changes(want, have, page):
+                    for blocks in differing_blocks(want, have, page):
                         written.append(self._write(view, want, blocks, batch, image))
                     self.monitor.advance(PAGE_BLOCKS * want.block_size)
 
@@ -185,21 +184,3 @@ class _Job:
                 )
             written += batch.used
         return written
-
-
-def _page_changes(want: BlockMap, have: BlockMap | None, page: int) -> Iterator[array[int]]:
-    """The blocks of one page of the map in which two maps differ."""
-    first = page * PAGE_BLOCKS
-    count = min(PAGE_BLOCKS, want.blocks - first)
-    wanted = want.read(first, count)
-    held = None
-    if have is not None and first < have.blocks:
-        held = have.read(first, min(count, have.blocks - first))
-    if wanted is None and held is None:
-        return
-    out = array("Q", bytes(8 * count))
-    left = bytes(wanted) if wanted is not None else bytes(16 * count)
-    right = bytes(held) if held is not None else b""
-    found = kernel.entries.differing_entries(left, right + bytes(16 * count - len(right)), first, out)
-    if found:
-        yield out[:found]

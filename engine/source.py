@@ -89,8 +89,9 @@ def unchanged(replica: Replica, source: Source, generation: int) -> bool:
     files: Files = replica.files
     try:
         fields, _ = record.read(files, replica.layout.checked)
-        noted, checked = fields["stamp"], int(fields["checked_ns"])
-    except (errors.Error, KeyError, TypeError, ValueError):
+        noted = record.field(fields, "stamp", list, replica.layout.checked)
+        checked = record.field(fields, "checked_ns", int, replica.layout.checked)
+    except errors.Error:
         return False
     if fields.get("generation") != generation or noted != list(stamp):
         return False

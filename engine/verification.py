@@ -14,7 +14,6 @@ from secondsite.engine.files import Files
 from secondsite.engine.images import Image, open_image
 from secondsite.engine.progress import Monitor, Progress
 from secondsite.engine.replica import chain as chains
-from secondsite.engine.replica import point as point_module
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.point import Point
 from secondsite.engine.replica.recovery import store_frame
@@ -47,7 +46,8 @@ def verify(
     damaged: dict[int, str]
     with opened.reading():
         points = opened.points()
-        point = point_module.choose(points, at or "latest", opened.layout.root)
+        # Without `at` whatever can be read is checked, also where the newest point's record cannot be.
+        point = points[-1] if points and not at and source is None else opened.choose(at or "latest")
         job = _Job(opened, point, workers, monitor)
         if source is not None:
             bad, damaged = job.source(source), {}
@@ -79,7 +79,12 @@ class _Job:
 
     def source(self, source: str | os.PathLike[str] | Image) -> list[scan.Range]:
         """Ranges in which a source differs from the point; what one has and the other not counts too."""
-        image = source if isinstance(source, Image) else open_image(source)
+        if not isinstance(source, Image):
+            with open_image(source) as image:
+                return self._source(image)
+        return self._source(source)
+
+    def _source(self, image: Image) -> list[scan.Range]:
         with point_map(self.replica, self.point) as block_map:
             held, size = block_map.image_size, image.size
             if size == held:
@@ -105,11 +110,11 @@ class _Job:
     def everything(self, points: list[Point]) -> tuple[list[scan.Range], dict[int, str]]:
         """The head, then every point; a point is damaged where any link of its chain is."""
         damaged = dict(self.replica.unreadable)
-        newest = points[-1]
+        newest = self.replica.head_generation()
         bad = self._head(newest, damaged)
         links = _Links(self.replica, self.monitor)
         for point in reversed(points):
-            if point.generation in damaged or point.generation == newest.generation:
+            if point.generation in damaged or point.generation == newest:
                 continue
             try:
                 links.check(point)
@@ -120,25 +125,26 @@ class _Job:
             self._spread(bad, points, damaged)
         return bad, damaged
 
-    def _head(self, newest: Point, damaged: dict[int, str]) -> list[scan.Range]:
-        layout = self.replica.layout
+    def _head(self, newest: int, damaged: dict[int, str]) -> list[scan.Range]:
+        """The head against its map, and that against the newest point's record, where that can be read."""
+        layout, bad = self.replica.layout, []
         try:
             with self.replica.open_head() as head, self.replica.open_map(layout.head_map) as block_map:
-                if head.size != newest.virtual_bytes or block_map.image_size != head.size:
+                if block_map.image_size != head.size:
                     raise errors.Damaged(
-                        f"the head has {head.size} bytes, {newest.virtual_bytes} were expected", path=layout.head
+                        f"the head has {head.size} bytes, its block map says {block_map.image_size}", path=layout.head
                     )
                 bad = self._differing("head", head, block_map)
-                if block_map.seal().hex() != newest.seal:
-                    raise errors.Damaged("it does not have the seal of the newest point", path=layout.head_map)
-                return bad
+                point = self.replica.point(newest)
+                if block_map.seal().hex() != point.seal or head.size != point.virtual_bytes:
+                    raise errors.Damaged(f"it does not have the seal of point {point.name}", path=layout.head_map)
         except errors.Damaged as error:
-            damaged[newest.generation] = str(error)
-            return []
+            damaged.setdefault(newest, str(error))
+        return bad
 
     def _spread(self, bad: list[scan.Range], points: list[Point], damaged: dict[int, str]) -> None:
         """Bad bytes in the head hurt the newest point, and each older one that has no undo of its own for them."""
-        head = points[-1].generation
+        head = self.replica.head_generation()
         block_size = self.replica.identity.block_size
         for point in points:
             try:

@@ -59,7 +59,8 @@ class Frame:
 
     def _check_span(self, first: int, last: int) -> None:
         if (self.head.first, self.head.last) != (first, last):
-            raise self._damaged(f"its header says blocks {self.head.first} to {self.head.last}, it holds {first} to {last}")
+            held = f"{first} to {last}"
+            raise self._damaged(f"its header says blocks {self.head.first} to {self.head.last}, it holds {held}")
 
     @property
     def zero_blocks(self) -> int:

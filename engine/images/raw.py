@@ -59,6 +59,8 @@ class RawImage(Image):
 
     def extents(self, start: int, length: int) -> Iterator[Extent]:
         end = start + length
+        if end > self.size:
+            raise ShortImage(f"the file has {self.size} bytes, {end} were expected", path=self.path)
         while start < end:
             data = self._seek(start, os.SEEK_DATA, end)
             if data > start:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 
 from secondsite.engine import errors, scan
-from secondsite.engine.blockmap import BlockMap
+from secondsite.engine.blockmap import BlockMap, differing_blocks
 from secondsite.engine.progress import Monitor
 from secondsite.engine.replica import record
 from secondsite.engine.replica.directory import Replica
@@ -15,6 +15,8 @@ from secondsite.engine.replica.point import Point
 class Mending:
     """A context with two maps. `previous`: what the head holds, to scan against; None before the first generation.
     `logical`: what it should hold, the head's own map, open for writing. They are one, unless this is a resync.
+    `sealed`: does `logical` have the seal of the newest point? Only then can a cycle without changes end without a
+    new generation.
     """
 
     def __init__(
@@ -24,6 +26,7 @@ class Mending:
         self.workers, self.monitor = workers, monitor
         self.previous: BlockMap | None = None
         self._logical: BlockMap | None = None
+        self.sealed = True
 
     @property
     def logical(self) -> BlockMap:
@@ -56,6 +59,8 @@ class Mending:
                 self._logical = open_checked(self.replica, old)
             except errors.Damaged as error:
                 self._logical = self._replace(old, self.previous, error)
+            self.sealed = self._logical.seal().hex() == old.seal
+            _doubt(self.previous, self._logical)
             return
         try:
             self._logical = open_checked(self.replica, old)
@@ -96,6 +101,14 @@ class Mending:
         files.replace(path + ".tmp", path)
         files.flush_dir(self.replica.layout.root)
         return self.replica.open_map(path, "rw")
+
+
+def _doubt(previous: BlockMap, logical: BlockMap) -> None:
+    """Give blocks of the head that are not what its map says a hash that no block has: whatever the source holds
+    there is then written and entered, also where the head holds it already."""
+    for page in range(previous.pages):
+        for blocks in differing_blocks(previous, logical, page):
+            previous.store(blocks, b"\xff" * 16 * len(blocks), len(blocks))
 
 
 def open_checked(replica: Replica, old: Point) -> BlockMap:

@@ -12,7 +12,7 @@ from secondsite.engine import errors, kernel
 from secondsite.engine.blockmap import BlockMap
 from secondsite.engine.delta import format as fmt
 from secondsite.engine.delta.reader import DeltaReader, Frame
-from secondsite.engine.images import Extent, Image, Segments
+from secondsite.engine.images import Extent, Image, Segments, ShortImage
 from secondsite.engine.images.base import Buffer
 from secondsite.engine.replica import chain as chains
 from secondsite.engine.replica.directory import Replica
@@ -90,7 +90,12 @@ class PointView(Image):
         self._base = replica.files.open(chain.base_path, "r")
         try:
             for undo in chain.undos:
-                self._layers.append(_Layer(replica.open_undo(undo)))
+                reader = replica.open_undo(undo)
+                try:
+                    self._layers.append(_Layer(reader))
+                except BaseException:
+                    reader.close()
+                    raise
         except BaseException:
             self.close()
             raise
@@ -107,6 +112,8 @@ class PointView(Image):
         return not self._layers
 
     def extents(self, start: int, length: int) -> Iterator[Extent]:
+        if start + length > self.size:
+            raise ShortImage(f"no {length} bytes at {start}", path=self.path)
         if self.plain:
             yield from self._base.extents(start, length)
         elif length:
@@ -118,7 +125,7 @@ class PointView(Image):
     def read_into(self, offset: int, buffer: Buffer) -> None:
         view = memoryview(buffer)
         if offset + view.nbytes > self.size:
-            raise errors.Damaged(f"the point ends before {offset + view.nbytes}", path=self.path, offset=offset)
+            raise ShortImage(f"the point ends before {offset + view.nbytes}", path=self.path, offset=offset)
         if self.plain:
             self._base.read_into(offset, view)
             return
