@@ -95,4 +95,4 @@ def unchanged(replica: Replica, source: Source, generation: int) -> bool:
         return False
     if fields.get("generation") != generation or noted != list(stamp):
         return False
-    return max(stamp.mtime_ns, stamp.ctime_ns) < checked - RACY_NS
+    return bool(max(stamp.mtime_ns, stamp.ctime_ns) < checked - RACY_NS)
