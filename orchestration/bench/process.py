@@ -1,0 +1,96 @@
+"""Whole commands, with what they cost: seconds, processor seconds and peak memory of the process itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from secondsite.engine import errors
+
+_LAUNCH = str(Path(__file__).with_name("launch.py"))
+# Debian leaves the folders of mke2fs and its like out of a user's PATH.
+_SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """One run. `peak` in bytes; `output` is its standard output, where that was asked for."""
+
+    seconds: float
+    cpu: float
+    peak: int
+    output: str = ""
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The object that a command of ours printed with --json."""
+        value = json.loads(self.output)
+        assert isinstance(value, dict)
+        return value
+
+
+def search_path() -> str:
+    """PATH with the folders of system commands behind it."""
+    return os.pathsep.join([os.environ.get("PATH", os.defpath), *_SYSTEM_FOLDERS])
+
+
+def which(name: str) -> str | None:
+    """Where a command lies, or None."""
+    return shutil.which(name, path=search_path())
+
+
+def secondsite() -> list[str]:
+    """This program as a command, of the installation that is running."""
+    script = Path(sys.executable).with_name("secondsite")
+    if script.exists():
+        return [str(script)]
+    return [sys.executable, "-c", "from secondsite.orchestration.cli import main; main()"]
+
+
+def run(command: Sequence[str], *, env: Mapping[str, str] | None = None, keep_output: bool = False) -> Ran:
+    """Run a command to its end. Raises Unreachable with the last line of its complaint where it fails."""
+    reading, writing = os.pipe()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", _LAUNCH, str(writing), *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE if keep_output else subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=(writing,),
+            env={**os.environ, "PATH": search_path(), **(env or {})},
+            check=False,
+        )
+        os.close(writing)
+        writing = -1
+        used = os.read(reading, 65536)
+    finally:
+        os.close(reading)
+        if writing >= 0:
+            os.close(writing)
+    if done.returncode or not used:
+        lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
+        raise errors.Unreachable(f"{command[0]} ended with status {done.returncode}: {lines[-1]}")
+    return Ran(**json.loads(used), output=done.stdout.decode() if keep_output else "")
+
+
+def ours(*arguments: str | Path) -> Ran:
+    """`secondsite ... --json` as a whole command."""
+    return run([*secondsite(), *(str(each) for each in arguments), "--json"], keep_output=True)
+
+
+def output_bytes(command: Sequence[str]) -> int:
+    """How much a command writes to its standard output."""
+    total = 0
+    environment = {**os.environ, "PATH": search_path()}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment) as child:
+        assert child.stdout is not None
+        while data := child.stdout.read(1 << 20):
+            total += len(data)
+    return total
