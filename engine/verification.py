@@ -112,7 +112,7 @@ class _Job:
         damaged = dict(self.replica.unreadable)
         newest = self.replica.head_generation()
         bad = self._head(newest, damaged)
-        links = _Links(self.replica, self.monitor)
+        links = _Links(self.replica, self.workers, self.monitor)
         for point in reversed(points):
             if point.generation in damaged or point.generation == newest:
                 continue
@@ -144,11 +144,11 @@ class _Job:
 
     def _spread(self, bad: list[scan.Range], points: list[Point], damaged: dict[int, str]) -> None:
         """Bad bytes in the head hurt the newest point, and each older one that has no undo of its own for them."""
-        head = self.replica.head_generation()
+        history = chains.History(self.replica)
         block_size = self.replica.identity.block_size
         for point in points:
             try:
-                if point.generation in damaged or chains.find(self.replica, point.generation).base != head:
+                if point.generation in damaged or history.find(point.generation).base != history.head:
                     continue
                 self._hold(point, bad, block_size)
             except errors.Damaged as error:
@@ -179,8 +179,9 @@ def _holds(view: PointView, block_map: BlockMap, blocks: array[int], seed: int) 
 class _Links:
     """Checks undo deltas once each, from the head downwards, carrying the map along from point to point."""
 
-    def __init__(self, replica: Replica, monitor: Monitor) -> None:
-        self.replica, self.monitor = replica, monitor
+    def __init__(self, replica: Replica, workers: int, monitor: Monitor) -> None:
+        self.replica, self.workers, self.monitor = replica, workers, monitor
+        self._history = chains.History(replica)
         self._bad: dict[int, str] = {}
         self._map: BlockMap | None = None
         self._at = 0
@@ -188,7 +189,7 @@ class _Links:
 
     def check(self, point: Point) -> None:
         """Raises Damaged where this point would not restore whole, the base's own contents aside."""
-        chain = chains.find(self.replica, point.generation)
+        chain = self._history.find(point.generation)
         for undo in chain.undos[1:]:
             if undo in self._bad:
                 raise errors.Damaged(f"it needs point {undo}'s undo delta: {self._bad[undo]}")
@@ -215,7 +216,8 @@ class _Links:
             if block_map.seal().hex() != point.seal or image.size != point.virtual_bytes:
                 raise errors.Damaged(f"it does not have the seal of point {point.name}", path=chain.base_map)
             self.monitor.begin(f"point {point.name}", point.virtual_bytes)
-            bad = scan.differing(image, block_map, replica.identity.seed, monitor=self.monitor)
+            seed = replica.identity.seed
+            bad = scan.differing(image, block_map, seed, workers=self.workers, monitor=self.monitor)
             if bad:
                 raise errors.Damaged("its contents are not what they were", path=chain.base_path, offset=bad[0].offset)
 

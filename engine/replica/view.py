@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from secondsite.engine import errors, kernel
 from secondsite.engine.blockmap import BlockMap
 from secondsite.engine.delta import format as fmt
-from secondsite.engine.delta.reader import DeltaReader, Frame
+from secondsite.engine.delta.reader import Frame
 from secondsite.engine.images import Extent, Image, Segments, ShortImage
 from secondsite.engine.images.base import Buffer
 from secondsite.engine.replica import chain as chains
@@ -54,11 +54,18 @@ def point_map(replica: Replica, point: Point) -> BlockMap:
 
 
 class _Layer:
-    """One undo delta with its index in memory (24 bytes a frame) and a cache of frames, shared by all threads."""
+    """One undo delta's index in memory (24 bytes a frame). The file is opened for each frame: chains may be longer
+    than a process may hold files open, and opening costs a hundredth of what unpacking a frame does.
+    """
 
-    def __init__(self, reader: DeltaReader) -> None:
-        self.reader = reader
-        index = reader.index()
+    def __init__(self, replica: Replica, generation: int) -> None:
+        self.replica, self.generation = replica, generation
+        reader = replica.open_undo(generation)
+        try:
+            index = reader.index()
+        finally:
+            reader.close()
+        self.base_size = reader.header.base_size
         self.firsts = array("Q", index[0::3].tolist())
         self.offsets = array("Q", index[2::3].tolist())
         # The highest block of this frame and of all before it: frames of two workers may overlap.
@@ -67,6 +74,14 @@ class _Layer:
         for last in index[1::3].tolist():
             top = max(top, last)
             self.reach.append(top)
+
+    def frame(self, offset: int) -> Frame:
+        """The frame at an offset, checked."""
+        reader = self.replica.open_undo(self.generation)
+        try:
+            return reader.frame(offset)
+        finally:
+            reader.close()
 
     def offsets_for(self, first: int, last: int) -> Iterator[int]:
         """Offsets of the frames that may hold blocks of [first, last]."""
@@ -77,7 +92,7 @@ class _Layer:
 
 
 class PointView(Image):
-    """A point's bytes, read-only. Holds the replica's files open; the caller holds the replica as a reader.
+    """A point's bytes, read-only. The caller holds the replica as a reader.
 
     Reads check nothing beyond the frames' checksums: who needs proof compares with `point_map`.
     """
@@ -90,12 +105,7 @@ class PointView(Image):
         self._base = replica.files.open(chain.base_path, "r")
         try:
             for undo in chain.undos:
-                reader = replica.open_undo(undo)
-                try:
-                    self._layers.append(_Layer(reader))
-                except BaseException:
-                    reader.close()
-                    raise
+                self._layers.append(_Layer(replica, undo))
         except BaseException:
             self.close()
             raise
@@ -163,7 +173,7 @@ class PointView(Image):
                 if left:
                     left -= self._pick(number, layer, at, blocks, resolved, lengths, slots)
             # What lies past the end of the generation above was cut off there: it is zero, whatever came later.
-            cut = -(-layer.reader.header.base_size // self.block_size)
+            cut = -(-layer.base_size // self.block_size)
             if left and blocks[-1] >= cut:
                 left -= kernel.entries.pick_zeros(array("Q", (cut, 1 << 62)), blocks, resolved, count, lengths)
             if not left:
@@ -205,7 +215,7 @@ class PointView(Image):
             held = self._cache.get(key)
             if held is not None:
                 self._cache.move_to_end(key)
-        frame, raw = held if held is not None else (layer.reader.frame(at), None)
+        frame, raw = held if held is not None else (layer.frame(at), None)
         if decode and raw is None:
             raw = frame.decode(kernel.codec.Decoder())
             held = None
@@ -251,5 +261,3 @@ class PointView(Image):
 
     def close(self) -> None:
         self._base.close()
-        for layer in self._layers:
-            layer.reader.close()
