@@ -97,6 +97,8 @@ def replicate(
         opened = _open_or_create(root, files, origin, block_size, options)
         with opened.writing(force=resync):
             _admit(opened, origin, block_size, epoch, accept_source)
+            if resync:
+                opened.mend_records()
             result = _cycles(opened, origin, options, Monitor(progress, cancel, limit))
             pruned = prune.keep_newest(opened, keep) if keep is not None else 0
     finally:

@@ -183,8 +183,20 @@ class Replica:
         path = self.layout.record(generation)
         fields, complaint = record.read(self.files, path)
         if complaint:
-            self.warn(f"{complaint}; the second copy in the file is good")
+            self.warn(f"{complaint}; the second copy in the file is good (replicate --resync mends it)")
         return Point.parse(fields, path, self.identity.replica_id.hex(), generation)
+
+    def mend_records(self) -> None:
+        """Write anew the records of which only one copy is good. The caller holds the replica as the writer."""
+        for generation in generations(self.files.listdir(self.layout.points), "json"):
+            path = self.layout.record(generation)
+            try:
+                fields, complaint = record.read(self.files, path)
+            except errors.Damaged:
+                continue
+            if complaint:
+                record.write(self.files, path, {name: fields[name] for name in fields if name != "format"})
+        self.files.flush_dir(self.layout.points)
 
     def warn(self, text: str) -> None:
         """Say it once."""
