@@ -60,6 +60,7 @@ def extensions():
             extension("_files", "ext/_files.pyx"),
             extension("_bitmap", "ext/_bitmap.pyx"),
             extension("_entries", "ext/_entries.pyx"),
+            extension("_crc", "ext/_crc.pyx", "ext/c/crc32c.c"),
             extension("_scan", "ext/_scan.pyx", *hashes, include=include, link=link),
             extension("_codec", "ext/_codec.pyx", *hashes, include=include, link=link),
         ],

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 from secondsite.engine import errors
 
 if TYPE_CHECKING:
-    from secondsite.engine import _bitmap, _codec, _entries, _files, _scan
+    from secondsite.engine import _bitmap, _codec, _crc, _entries, _files, _scan
 
     scan = _scan
     codec = _codec
+    crc = _crc
     entries = _entries
     files = _files
     Bitmap = _bitmap.Bitmap
@@ -31,6 +32,7 @@ else:
     if _wanted != "portable":
         try:
             from secondsite.engine import _codec as codec
+            from secondsite.engine import _crc as crc
             from secondsite.engine import _entries as entries
             from secondsite.engine import _files as files
             from secondsite.engine import _scan as scan
@@ -42,7 +44,7 @@ else:
                 raise errors.Unreachable(f"the native kernels were asked for and are not built: {error}") from None
     if not NAME:
         try:
-            from secondsite.engine.portable import codec, entries, files, scan  # noqa: F401
+            from secondsite.engine.portable import codec, crc, entries, files, scan  # noqa: F401
             from secondsite.engine.portable.bitmap import Bitmap  # noqa: F401
         except ImportError as error:
             raise errors.Unreachable(

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-PARTS = ("scan", "entries", "codec", "files", "bitmap")
+PARTS = ("scan", "entries", "codec", "crc", "files", "bitmap")
 
 
 def load(name: str) -> SimpleNamespace:
