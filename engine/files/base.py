@@ -7,7 +7,9 @@ file system, over memory that loses power, and behind a plan of faults (DESIGN D
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import suppress
 
+from secondsite.engine import errors
 from secondsite.engine.images.base import Image
 
 
@@ -81,8 +83,13 @@ class Files(ABC):
         The name is durable only after `flush_dir`.
         """
         temporary = path + ".tmp"
-        with self.open(temporary, "create") as file:
-            file.write(0, data)
-            if durable:
-                file.flush()
-        self.replace(temporary, path)
+        try:
+            with self.open(temporary, "create") as file:
+                file.write(0, data)
+                if durable:
+                    file.flush()
+            self.replace(temporary, path)
+        except errors.Error:
+            with suppress(errors.Error):
+                self.unlink(temporary)
+            raise

@@ -95,9 +95,10 @@ class LocalFiles(Files):
                 fcntl.ioctl(new.fd, _FICLONE, old.fd)
                 return True
             except OSError as error:
-                if error.errno not in _CANNOT_CLONE:
-                    raise errors.from_os(error, target, "clone the head into it") from None
+                failed = error
         self.unlink(target)
+        if failed.errno not in _CANNOT_CLONE:
+            raise errors.from_os(failed, target, "clone a file into it")
         return False
 
     def temporary(self, near: str) -> Image:

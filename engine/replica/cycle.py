@@ -11,6 +11,7 @@ import threading
 from abc import ABC, abstractmethod
 from array import array
 from bisect import bisect_left
+from contextlib import ExitStack
 
 from secondsite.engine import errors, kernel
 from secondsite.engine.batch import BATCH_BYTES, Batch
@@ -38,6 +39,22 @@ class Cycle(ABC):
         self.generation = (old.generation if old else 0) + 1
         self.head: Image
         self.map: BlockMap
+        self._opened = ExitStack()
+
+    def _begin(self) -> None:
+        """The end of every constructor: a cycle that cannot begin is taken back like one that cannot go on."""
+        try:
+            self._start()
+        except BaseException:
+            self.abort()
+            raise
+
+    @abstractmethod
+    def _start(self) -> None:
+        """Open the files, all of them noted in `_opened`, and write what comes first."""
+
+    def _open(self, path: str, mode: str) -> Image:
+        return self._opened.enter_context(self.replica.files.open(path, mode))
 
     def put(self, batch: Batch, worker: int) -> None:
         """Take a batch of changed blocks; it may be used again when this returns."""
@@ -80,9 +97,9 @@ class Cycle(ABC):
         self.close()
         recovery.recover(self.replica)
 
-    @abstractmethod
     def close(self) -> None:
         """Let go of the files that this cycle opened."""
+        self._opened.close()
 
 
 class Next(Cycle):
@@ -90,20 +107,24 @@ class Next(Cycle):
 
     def __init__(self, replica: Replica, old: Point | None, size: int) -> None:
         super().__init__(replica, old, size)
-        files, path = replica.files, replica.layout.next_map(self.generation)
-        if old is None:
-            self.head = files.open(replica.layout.next_head(self.generation), "create")
-            file = files.open(path, "create")
-            self.map = BlockMap.create(file, path, replica.identity.replica_id, self.block_size, size)
+        self._begin()
+
+    def _start(self) -> None:
+        replica, layout = self.replica, self.replica.layout
+        path = layout.next_map(self.generation)
+        if self.old is None:
+            self.head = self._open(layout.next_head(self.generation), "create")
+            file = self._open(path, "create")
+            self.map = BlockMap.create(file, path, replica.identity.replica_id, self.block_size, self.size)
         else:
-            self.head = files.open(replica.layout.next_head(self.generation), "rw")
-            if files.clone(replica.layout.head_map, path):
-                self.map = replica.open_map(path, "rw")
+            self.head = self._open(layout.next_head(self.generation), "rw")
+            if replica.files.clone(layout.head_map, path):
+                self.map = self._opened.enter_context(replica.open_map(path, "rw"))
             else:
-                with replica.open_map(replica.layout.head_map) as old_map:
-                    self.map = old_map.copy_to(files.open(path, "create"), path)
-            self.map.resize(size)
-        self.head.resize(size)
+                with replica.open_map(layout.head_map) as old_map:
+                    self.map = old_map.copy_to(self._open(path, "create"), path)
+            self.map.resize(self.size)
+        self.head.resize(self.size)
 
     @classmethod
     def from_clone(cls, replica: Replica, old: Point, size: int) -> Next | None:
@@ -122,10 +143,6 @@ class Next(Cycle):
     def _settle(self) -> None:
         self.close()
         recovery.promote(self.replica, self.generation)
-
-    def close(self) -> None:
-        self.head.close()
-        self.map.close()
 
 
 class InPlace(Cycle):
@@ -156,18 +173,21 @@ class InPlace(Cycle):
         self._spaces: dict[int, tuple[Batch, FrameBuffer]] = {}
         self._zeroed: kernel.Bitmap | None = None
         self._lock = threading.Lock()
-        files, layout = replica.files, replica.layout
+        self._begin()
+
+    def _start(self) -> None:
+        replica, layout, old = self.replica, self.replica.layout, self.old
         header = fmt.Header(
             replica.identity.replica_id, self.block_size, self.generation, old.generation,
-            size, old.virtual_bytes, replica.identity.epoch,
+            self.size, old.virtual_bytes, replica.identity.epoch,
         )  # fmt: skip
-        self.head = replica.open_head("rw")
-        self.writer = DeltaWriter(files.open(layout.undo(old.generation), "create"), header)
+        self.head = self._opened.enter_context(replica.open_head("rw"))
+        self.writer = DeltaWriter(self._open(layout.undo(old.generation), "create"), header)
         self.writer.file.flush()
-        files.flush_dir(layout.points)
-        if size > old.virtual_bytes:
-            self.head.resize(size)
-            self.map.resize(size)
+        replica.files.flush_dir(layout.points)
+        if self.size > old.virtual_bytes:
+            self.head.resize(self.size)
+            self.map.resize(self.size)
 
     def _keep_old(self, batch: Batch, worker: int) -> None:
         # Blocks past the old end have no old contents: going back cuts them off.
@@ -263,10 +283,6 @@ class InPlace(Cycle):
         self.close()
         self.replica.files.unlink(self.replica.layout.undo(self.old.generation))
         self.replica.files.flush_dir(self.replica.layout.points)
-
-    def close(self) -> None:
-        self.head.close()
-        self.writer.file.close()
 
 
 def _changed(blocks: array[int], old: bytearray, new: bytearray) -> tuple[array[int], bytearray]:

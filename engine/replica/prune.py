@@ -5,6 +5,8 @@ Every step leaves a replica in which each listed point restores; a crash in betw
 
 from __future__ import annotations
 
+from contextlib import closing, suppress
+
 from secondsite.engine import errors
 from secondsite.engine.delta import format as fmt
 from secondsite.engine.delta.merge import merge
@@ -58,15 +60,20 @@ def _merge(replica: Replica, dropped: int, older: int) -> int:
         raise errors.Refused(
             f"point {older} leads through the clone of point {dropped}; drop {older} first", path=layout.root
         )
-    first, second = replica.open_undo(dropped), replica.open_undo(older)
     temporary = layout.undo(older) + ".merge"
     try:
-        with files.open(temporary, "create") as output:
+        with (
+            closing(replica.open_undo(dropped)) as first,
+            closing(replica.open_undo(older)) as second,
+            files.open(temporary, "create") as output,
+        ):
             header = merge(first, second, output, _codec_of(second))
-    finally:
-        first.close()
-        second.close()
-    files.replace(temporary, layout.undo(older))
+        files.replace(temporary, layout.undo(older))
+    except errors.Error:
+        # Where there was no room for it, half of it must not take the room that there was.
+        with suppress(errors.Error):
+            files.unlink(temporary)
+        raise
     files.flush_dir(layout.points)
     return header.base_generation
 

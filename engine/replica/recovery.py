@@ -146,12 +146,29 @@ def _sweep(replica: Replica) -> None:
         for name in files.listdir(folder):
             if name.endswith((".tmp", ".merge")):
                 files.unlink(f"{folder}/{name}")
+    _sweep_points(replica)
+
+
+def _sweep_points(replica: Replica) -> None:
+    """What a crash left of dropped points: contents without a record that no listed point leads through."""
+    files, layout = replica.files, replica.layout
     names = files.listdir(layout.points)
     recorded = set(generations(names, "json"))
-    if not recorded:
+    held = {kind: generations(names, kind) for kind in ("undo", "raw", "map")}
+    orphans = {generation for found in held.values() for generation in found} - recorded
+    orphans = {generation for generation in orphans if recorded and generation < max(recorded)}
+    if not orphans:
         return
+    needed = set(recorded)
+    for generation in held["undo"]:  # ascending, and each starts from a newer one
+        if generation in needed:
+            try:
+                reader = replica.open_undo(generation)
+            except errors.Error:
+                return  # where it leads is not known: rather keep too much
+            needed.add(reader.header.base_generation)
+            reader.close()
     for kind, path in (("undo", layout.undo), ("raw", layout.clone), ("map", layout.clone_map)):
-        for generation in generations(names, kind):
-            # Older than every point that is left: nothing can lead through it.
-            if generation not in recorded and generation < min(recorded):
+        for generation in held[kind]:
+            if generation in orphans - needed:
                 files.unlink(path(generation))
