@@ -127,10 +127,12 @@ class BlockMap:
             table = self._table[: self.pages * DIGEST_BYTES]
             self._table = table + bytes(self.pages * DIGEST_BYTES - len(table))
             self._dirty_tables = set(range(self._groups()))
-            if self.blocks < old_blocks and self.blocks % PAGE_BLOCKS:
+            self.file.resize(self._end())
+            # A crash while the map grew can leave entries past an end that its header does not yet tell of.
+            cut = self.blocks < old_blocks or self._unchecked
+            if cut and self.blocks % PAGE_BLOCKS:
                 last = self._page(self.pages - 1, change=True)
                 last[16 * (self.blocks % PAGE_BLOCKS) :] = bytes(PAGE_BYTES - 16 * (self.blocks % PAGE_BLOCKS))
-            self.file.resize(self._end())
             header = HEADER.pack(
                 MAGIC, VERSION, self.block_size, PAGE_BYTES, 0, self.replica_id, image_size, bytes(16)
             )[:-16]
