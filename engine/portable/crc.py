@@ -36,13 +36,15 @@ _PLAIN: list[int] = _TABLE.tolist()
 
 
 def _step(registers: Registers, column: npt.NDArray[np.uint8] | int) -> Registers:
-    return _TABLE[(registers ^ column) & 0xFF] ^ (registers >> np.uint32(8))
+    stepped: Registers = _TABLE[(registers ^ column) & 0xFF] ^ (registers >> np.uint32(8))
+    return stepped
 
 
 def _apply(images: Registers, registers: Registers) -> Registers:
     """Send registers through a linear map that is given by the images of the 32 single bits."""
     chosen = np.where(registers[:, None] >> _BITS & 1, images, np.uint32(0))
-    return np.bitwise_xor.reduce(chosen, axis=1)
+    joined: Registers = np.bitwise_xor.reduce(chosen, axis=1)
+    return joined
 
 
 @functools.lru_cache(256)
