@@ -175,11 +175,11 @@ def _cycles(replica: Replica, origin: sources.Source, options: _Options, monitor
 
 
 def _cycle(replica: Replica, origin: sources.Source, options: _Options, monitor: Monitor) -> Outcome:
-    before, moment = origin.stamp(), options.clock()
+    moment = options.clock()
     old = mend.newest(replica, resync=options.resync, time=format_time(moment))
     if options.trust_mtime and old and not options.resync and sources.unchanged(replica, origin, old.generation):
         return Outcome("unchanged", old, scan.Tally(), "mtime", replica.identity.history)
-    size = origin.image.size
+    before, size = origin.settled(), origin.image.size
     with Mending(replica, old, options.resync, options.workers, monitor) as mending:
         work = _Work(replica, old, size, options, mending)
         try:

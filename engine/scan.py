@@ -7,7 +7,6 @@ full batch and must be done with it when it returns, so nothing queues up.
 from __future__ import annotations
 
 import threading
-from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -251,17 +250,26 @@ def run_workers(workers: int, work: Callable[[int, Callable[[], bool]], None]) -
             failed.append(error)
 
     threads = [threading.Thread(target=guarded, args=(n,), daemon=True) for n in range(workers)]
-    for thread in threads:
-        thread.start()
     try:
         for thread in threads:
-            thread.join()
-    except BaseException as error:  # an interrupt: let the workers end at their next span
-        failed.insert(0, error)
-        for thread in threads:
-            thread.join()
+            thread.start()
+    except BaseException as error:
+        failed.append(error)
+    for thread in threads:
+        _join(thread, failed)
     if failed:
         raise failed[0]
+
+
+def _join(thread: threading.Thread, failed: list[BaseException]) -> None:
+    """Wait for a thread. An interrupt lets all of them end at their next span, and is raised only then: who raised
+    it again and again must not find the caller taking back what a worker still writes.
+    """
+    while thread.is_alive():
+        try:
+            thread.join()
+        except BaseException as error:
+            failed.insert(0, error)
 
 
 class _Collect:

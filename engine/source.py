@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 from secondsite.engine import errors
@@ -19,6 +20,9 @@ TRUSTED_MAGIC = {
 }  # fmt: skip
 # A write in the same tick of the clock as the last look would not show: what is younger than this is looked at.
 RACY_NS = 2_000_000_000
+# Files are stamped by a clock that ticks every 1 to 10 ms: of two writes in one tick the second does not show.
+TICK_NS = 20_000_000
+_SETTLE_TRIES = 5
 
 
 class Source:
@@ -36,6 +40,18 @@ class Source:
     def stamp(self) -> Stamp | None:
         """Its file's identity and times; None where it has none (a device, another program's image)."""
         return self.image.stamp() if isinstance(self.image, RawImage) else None
+
+    def settled(self) -> Stamp | None:
+        """The stamp, old enough that any later write changes it. Raises SourceChanged for a file that is written
+        all the time.
+        """
+        for _ in range(_SETTLE_TRIES):
+            stamp = self.stamp()
+            # Not the caller's clock: this is about the one that stamps files.
+            if stamp is None or abs(time.time_ns() - max(stamp.mtime_ns, stamp.ctime_ns)) > TICK_NS:
+                return stamp
+            time.sleep(TICK_NS / 1e9)
+        raise errors.SourceChanged("it is being written", path=self.path)
 
     def trusted(self) -> bool:
         """Is it a regular file on a file system whose times can be trusted?"""
