@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 from secondsite.engine import errors
 
 if TYPE_CHECKING:
-    from secondsite.engine import _bitmap, _codec, _crc, _entries, _files, _scan
+    from secondsite.engine import _bitmap, _codec, _crc, _entries, _files, _scan, _tables
 
     scan = _scan
     codec = _codec
     crc = _crc
     entries = _entries
     files = _files
+    tables = _tables
     Bitmap = _bitmap.Bitmap
     NAME: str
 else:
@@ -36,6 +37,7 @@ else:
             from secondsite.engine import _entries as entries
             from secondsite.engine import _files as files
             from secondsite.engine import _scan as scan
+            from secondsite.engine import _tables as tables
             from secondsite.engine._bitmap import Bitmap
 
             NAME = "native"
@@ -44,7 +46,7 @@ else:
                 raise errors.Unreachable(f"the native kernels were asked for and are not built: {error}") from None
     if not NAME:
         try:
-            from secondsite.engine.portable import codec, crc, entries, files, scan  # noqa: F401
+            from secondsite.engine.portable import codec, crc, entries, files, scan, tables  # noqa: F401
             from secondsite.engine.portable.bitmap import Bitmap  # noqa: F401
         except ImportError as error:
             raise errors.Unreachable(
