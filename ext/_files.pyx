@@ -2,8 +2,9 @@
 
 from cpython.exc cimport PyErr_SetFromErrno
 from libc.errno cimport EINTR, EOPNOTSUPP, errno
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
+from libc.string cimport memset
 
 cdef extern from "blockio.h" nogil:
     int SS_SHORT
@@ -176,3 +177,38 @@ def write_blocks(int fd, const uint64_t[::1] blocks, const uint32_t[::1] lengths
             at += run
     if error:
         raise_error(error, "")
+
+
+def read_segments(const int32_t[::1] fds, const int64_t[::1] offsets, const int64_t[::1] lengths, uint8_t[::1] buffer):
+    """Fill `buffer` with file ranges, one after another; a negative fd is a range of zeros.
+
+    Raises ValueError, before it reads, for ranges that do not add up to the buffer; OSError; and EOFError where a
+    file ends inside a range.
+    """
+    cdef Py_ssize_t i
+    cdef uint64_t used = 0
+    cdef uint64_t room = buffer.shape[0]
+    cdef int error = 0
+    if offsets.shape[0] != fds.shape[0] or lengths.shape[0] != fds.shape[0]:
+        raise ValueError("the lists of segments differ in length")
+    for i in range(fds.shape[0]):
+        if lengths[i] < 0 or <uint64_t>lengths[i] > room - used or (fds[i] >= 0 and (
+                offsets[i] < 0 or <uint64_t>offsets[i] + <uint64_t>lengths[i] > SS_MAX_OFFSET)):
+            raise ValueError(f"segment {i}: {lengths[i]} bytes at {offsets[i]}")
+        used += lengths[i]
+    if used != room:
+        raise ValueError(f"segments of {used} bytes for a buffer of {room}")
+    used = 0
+    with nogil:
+        for i in range(fds.shape[0]):
+            if lengths[i] == 0:
+                continue
+            if fds[i] < 0:
+                memset(&buffer[used], 0, lengths[i])
+            else:
+                error = ss_pread_all(fds[i], &buffer[used], lengths[i], offsets[i])
+                if error:
+                    break
+            used += lengths[i]
+    if error:
+        raise_error(error, f"the file ends inside the {lengths[i]} bytes at {offsets[i]}")

@@ -121,3 +121,32 @@ def write_blocks(
             size = int(sizes[at:end].sum())
             _write_all(fd, data[used : used + size].data, offset)
             used += size
+
+
+@released
+def read_segments(fds: Buffer, offsets: Buffer, lengths: Buffer, buffer: Buffer) -> None:
+    """Fill `buffer` with file ranges, one after another; a negative fd is a range of zeros.
+
+    Raises ValueError, before it reads, for ranges that do not add up to the buffer; OSError; and EOFError where a
+    file ends inside a range.
+    """
+    files, places, sizes = view(fds, np.int32), view(offsets, np.int64), view(lengths, np.int64)
+    data = view(buffer, np.uint8, writable=True)
+    if len(places) != len(files) or len(sizes) != len(files):
+        raise ValueError("the lists of segments differ in length")
+    room = len(data)
+    pieces = list(zip(files.tolist(), places.tolist(), sizes.tolist(), strict=True))
+    for index, (fd, offset, length) in enumerate(pieces):
+        if not 0 <= length <= room or (fd >= 0 and not 0 <= offset <= MAX_OFFSET - length):
+            raise ValueError(f"segment {index}: {length} bytes at {offset}")
+        room -= length
+    if room:
+        raise ValueError(f"segments of {len(data) - room} bytes for a buffer of {len(data)}")
+    used = 0
+    for fd, offset, length in pieces:
+        if fd < 0:
+            data[used : used + length] = 0
+        else:
+            what = f"the file ends inside the {length} bytes at {offset}"
+            read_all(fd, data[used : used + length].data, offset, what)
+        used += length

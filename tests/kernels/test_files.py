@@ -178,3 +178,49 @@ def test_errors_of_the_system_are_raised(kernel):
         assert caught.value.errno == 9
     with a_file(4096) as fd, pytest.raises(OSError, match="Invalid argument"):
         kernel.files.zero_range(fd, MAX + 1, 1, True)
+
+
+def segments(*pieces):
+    fds, offsets, lengths = zip(*pieces, strict=True) if pieces else ((), (), ())
+    return array("i", fds), array("q", offsets), array("q", lengths)
+
+
+def test_segments_of_several_files_are_read_one_after_another(kernel):
+    with a_file(8192) as one, a_file(8192) as two:
+        os.pwrite(one, b"1" * 8192, 0)
+        os.pwrite(two, bytes(range(256)) * 32, 0)
+        back = bytearray(b"\xff" * 1010)
+        pieces = segments((two, 5, 10), (-1, 0, 400), (one, 8000, 192), (one, 0, 0), (two, 3, 408))
+        kernel.files.read_segments(*pieces, back)
+        data = bytes(range(256)) * 32
+        assert back == data[5:15] + bytes(400) + b"1" * 192 + data[3:411]
+        with pytest.raises(EOFError):
+            kernel.files.read_segments(*segments((one, 8000, 193)), bytearray(193))
+
+
+def test_no_segments_fill_no_buffer(kernel):
+    kernel.files.read_segments(*segments(), bytearray())
+
+
+@pytest.mark.parametrize(
+    ("pieces", "room"),
+    [
+        ([(-1, 0, 10)], 9),
+        ([(-1, 0, 10)], 11),
+        ([(-1, 0, -1), (-1, 0, 11)], 10),
+        ([(0, -1, 10)], 10),
+        ([(0, MAX, 10)], 10),
+        ([(-1, 0, MAX), (-1, 0, MAX), (-1, 0, 12)], 10),
+    ],
+)
+def test_segments_that_do_not_fit_are_refused(kernel, pieces, room):
+    with pytest.raises(ValueError):
+        kernel.files.read_segments(*segments(*pieces), bytearray(room))
+
+
+def test_lists_of_segments_of_different_lengths_are_refused(kernel):
+    fds, offsets, lengths = segments((-1, 0, 10), (-1, 0, 10))
+    with pytest.raises(ValueError):
+        kernel.files.read_segments(fds, offsets[:1], lengths, bytearray(20))
+    with pytest.raises(ValueError):
+        kernel.files.read_segments(fds, offsets, lengths[:1], bytearray(20))
