@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from secondsite.engine import errors, scan, units
@@ -123,6 +124,9 @@ def _open_or_create(
     layout = Layout(root)
     if files.size(layout.identity) >= 0 or files.exists(layout.head) or files.listdir(layout.points):
         return Replica.open(root, files)
+    for folder in PurePosixPath(real_path(root)).parents:
+        if files.size(Layout(str(folder)).identity) >= 0:
+            raise errors.Refused("lies inside another replica; choose a folder of its own", path=root)
     size = block_size or units.DEFAULT_BLOCK_SIZE
     identity = Identity.new(size, format_time(options.clock()), origin.name, "undo")
     return Replica.create(root, files, identity, probe=options.history != "undo")
