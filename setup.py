@@ -62,6 +62,7 @@ def extensions():
             extension("_entries", "ext/_entries.pyx"),
             extension("_crc", "ext/_crc.pyx", "ext/c/crc32c.c"),
             extension("_tables", "ext/_tables.pyx"),
+            extension("_vhdx", "ext/_vhdx.pyx"),
             extension("_scan", "ext/_scan.pyx", *hashes, include=include, link=link),
             extension("_codec", "ext/_codec.pyx", *hashes, include=include, link=link),
         ],

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from secondsite.engine import errors
 
 if TYPE_CHECKING:
-    from secondsite.engine import _bitmap, _codec, _crc, _entries, _files, _scan, _tables
+    from secondsite.engine import _bitmap, _codec, _crc, _entries, _files, _scan, _tables, _vhdx
 
     scan = _scan
     codec = _codec
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     entries = _entries
     files = _files
     tables = _tables
+    vhdx = _vhdx
     Bitmap = _bitmap.Bitmap
     NAME: str
 else:
@@ -38,6 +39,7 @@ else:
             from secondsite.engine import _files as files
             from secondsite.engine import _scan as scan
             from secondsite.engine import _tables as tables
+            from secondsite.engine import _vhdx as vhdx
             from secondsite.engine._bitmap import Bitmap
 
             NAME = "native"
@@ -46,7 +48,7 @@ else:
                 raise errors.Unreachable(f"the native kernels were asked for and are not built: {error}") from None
     if not NAME:
         try:
-            from secondsite.engine.portable import codec, crc, entries, files, scan, tables  # noqa: F401
+            from secondsite.engine.portable import codec, crc, entries, files, scan, tables, vhdx  # noqa: F401
             from secondsite.engine.portable.bitmap import Bitmap  # noqa: F401
         except ImportError as error:
             raise errors.Unreachable(

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-PARTS = ("scan", "entries", "codec", "crc", "files", "tables", "bitmap")
+PARTS = ("scan", "entries", "codec", "crc", "files", "tables", "bitmap", "vhdx")
 
 
 def load(name: str) -> SimpleNamespace:
