@@ -25,13 +25,15 @@ def drop(replica: Replica, unwanted: list[int]) -> int:
     """Drop these generations' points, oldest first; how many went. The newest cannot be dropped (Refused).
 
     A point that an older one needs is merged into it. Raises Damaged where a delta to merge is damaged: then that
-    point and those after it stay.
+    point and those after it stay. Refused where an older point leads through an unwanted one that is a clone; then
+    all of them stay.
     """
     if not unwanted:
         return 0
     if replica.head_generation() in unwanted:
         raise errors.Refused("the newest point is the head and stays", path=replica.layout.root)
     bases = _bases(replica)
+    _refuse_clones(replica, dict(bases), sorted(unwanted))
     for generation in sorted(unwanted):
         for older in sorted(g for g, base in bases.items() if base == generation):
             bases[older] = _merge(replica, generation, older)
@@ -53,13 +55,22 @@ def _bases(replica: Replica) -> dict[int, int]:
     return found
 
 
+def _refuse_clones(replica: Replica, bases: dict[int, int], unwanted: list[int]) -> None:
+    """All or nothing: a clone holds no delta that an older point's could be merged with. Raises Refused."""
+    for generation in unwanted:
+        above = bases.pop(generation, None)
+        for older in [g for g, base in bases.items() if base == generation]:
+            if above is None and replica.files.size(replica.layout.undo(generation)) < 0:
+                raise errors.Refused(
+                    f"point {older} leads through the clone of point {generation}; drop {older} first",
+                    path=replica.layout.root,
+                )
+            bases[older] = above or generation
+
+
 def _merge(replica: Replica, dropped: int, older: int) -> int:
     """Make the older point's undo delta start where the dropped point's does; that generation."""
     files, layout = replica.files, replica.layout
-    if files.size(layout.undo(dropped)) < 0:
-        raise errors.Refused(
-            f"point {older} leads through the clone of point {dropped}; drop {older} first", path=layout.root
-        )
     temporary = layout.undo(older) + ".merge"
     try:
         with (
