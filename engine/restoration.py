@@ -50,7 +50,7 @@ def restore(
     opened = Replica.open(os.fspath(replica), files)
     target = os.fspath(output)
     _refuse_inside(opened, target)
-    with opened.reading():
+    with opened.reading(proving=True):
         point = opened.choose(at)
         job = _Job(opened, point, workers or default_workers(), Monitor(progress, cancel))
         method, written = job.in_place(target) if in_place else job.new(target)

@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Callable
 
 from secondsite.engine import errors, kernel, scan
-from secondsite.engine.blockmap import BlockMap
+from secondsite.engine.blockmap import PAGE_BLOCKS, BlockMap
 from secondsite.engine.delta.reader import DeltaReader, Frame
 from secondsite.engine.files import Files
 from secondsite.engine.images import Image, open_image
@@ -44,7 +44,7 @@ def verify(
     workers = workers or default_workers()
     bad: list[scan.Range]
     damaged: dict[int, str]
-    with opened.reading():
+    with opened.reading(proving=True):
         points = opened.points()
         # Without `at` whatever can be read is checked, also where the newest point's record cannot be.
         point = points[-1] if points and not at and source is None else opened.choose(at or "latest")
@@ -86,13 +86,16 @@ class _Job:
 
     def _source(self, image: Image) -> list[scan.Range]:
         with point_map(self.replica, self.point) as block_map:
-            held, size = block_map.image_size, image.size
-            if size == held:
-                return self._differing("source", image, block_map)
-            # Whole blocks that both have; from the block in which one of them ends, all is different.
-            common = min(size, held) // block_map.block_size * block_map.block_size
-            rest = scan.Range(common, max(size, held) - common)
-            return scan.join([*self._common("source", image, block_map, common), rest])
+            return self._compare("source", image, block_map)
+
+    def _compare(self, stage: str, image: Image, block_map: BlockMap) -> list[scan.Range]:
+        held, size = block_map.image_size, image.size
+        if size == held:
+            return self._differing(stage, image, block_map)
+        # Whole blocks that both have; from the block in which one of them ends, all is different.
+        common = min(size, held) // block_map.block_size * block_map.block_size
+        rest = scan.Range(common, max(size, held) - common)
+        return scan.join([*self._common(stage, image, block_map, common), rest])
 
     def _common(self, stage: str, image: Image, block_map: BlockMap, size: int) -> list[scan.Range]:
         with block_map.copy_to(self.replica.files.temporary(self.replica.layout.root), block_map.path) as cut:
@@ -127,16 +130,15 @@ class _Job:
 
     def _head(self, newest: int, damaged: dict[int, str]) -> list[scan.Range]:
         """The head against its map, and that against the newest point's record, where that can be read."""
-        layout, bad = self.replica.layout, []
+        layout = self.replica.layout
+        bad: list[scan.Range] = []
         try:
-            with self.replica.open_head() as head, self.replica.open_map(layout.head_map) as block_map:
-                if block_map.image_size != head.size:
-                    raise errors.Damaged(
-                        f"the head has {head.size} bytes, its block map says {block_map.image_size}", path=layout.head
-                    )
-                bad = self._differing("head", head, block_map)
+            with self.replica.open_map(layout.head_map) as block_map:
+                bad = [scan.Range(0, block_map.image_size)]  # unless it can be read
+                with self.replica.open_head() as head:
+                    bad = self._compare("head", head, block_map)
                 point = self.replica.point(newest)
-                if block_map.seal().hex() != point.seal or head.size != point.virtual_bytes:
+                if block_map.seal().hex() != point.seal or block_map.image_size != point.virtual_bytes:
                     raise errors.Damaged(f"it does not have the seal of point {point.name}", path=layout.head_map)
         except errors.Damaged as error:
             damaged.setdefault(newest, str(error))
@@ -151,17 +153,18 @@ class _Job:
                 if point.generation in damaged or history.find(point.generation).base != history.head:
                     continue
                 self._hold(point, bad, block_size)
-            except errors.Damaged as error:
+            except (errors.Damaged, errors.Unreachable) as error:
                 damaged[point.generation] = str(error)
 
     def _hold(self, point: Point, bad: list[scan.Range], block_size: int) -> None:
         """Raises Damaged where a point has none of its own contents for one of these ranges of the head."""
         with PointView(self.replica, point) as view, point_map(self.replica, point) as block_map:
             for offset, length in bad:
-                first, last = offset // block_size, -(-(offset + length) // block_size)
-                blocks = array("Q", range(first, min(last, block_map.blocks)))
-                if blocks and not _holds(view, block_map, blocks, self.replica.identity.seed):
-                    raise errors.Damaged("the head's contents changed", path=view.path, offset=offset)
+                last = min(-(-(offset + length) // block_size), block_map.blocks)
+                for first in range(offset // block_size, last, PAGE_BLOCKS):
+                    blocks = array("Q", range(first, min(last, first + PAGE_BLOCKS)))
+                    if not _holds(view, block_map, blocks, self.replica.identity.seed):
+                        raise errors.Damaged("the head's contents changed", path=view.path, offset=offset)
 
 
 def _holds(view: PointView, block_map: BlockMap, blocks: array[int], seed: int) -> bool:
@@ -213,8 +216,12 @@ class _Links:
     def _clone(self, point: Point, chain: chains.Chain) -> None:
         replica = self.replica
         with replica.open_map(chain.base_map) as block_map, replica.files.open(chain.base_path, "r") as image:
-            if block_map.seal().hex() != point.seal or image.size != point.virtual_bytes:
+            if block_map.seal().hex() != point.seal:
                 raise errors.Damaged(f"it does not have the seal of point {point.name}", path=chain.base_map)
+            if image.size != point.virtual_bytes:
+                raise errors.Damaged(
+                    f"it has {image.size} bytes, {point.virtual_bytes} were expected", path=chain.base_path
+                )
             self.monitor.begin(f"point {point.name}", point.virtual_bytes)
             seed = replica.identity.seed
             bad = scan.differing(image, block_map, seed, workers=self.workers, monitor=self.monitor)

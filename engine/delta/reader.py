@@ -165,10 +165,8 @@ class DeltaReader:
             offset += fmt.FRAME_BYTES + frame.head.stored
 
     def written(self) -> Iterator[Frame]:
-        """The whole frames of a delta that a crash may have cut short. `finished` says afterwards whether the end
-        marker followed them: only then is it known that none is missing."""
+        """The whole frames of a delta that a crash may have cut short, up to the first that is not whole."""
         offset, size = fmt.HEADER_BYTES, self.file.size
-        self.finished = False
         while offset < size:
             try:
                 frame = self.frame(offset, size)
@@ -177,9 +175,6 @@ class DeltaReader:
             if frame.head.kind in (fmt.DATA, fmt.ZEROS):
                 yield frame
             offset += fmt.FRAME_BYTES + frame.head.stored
-            self.finished = frame.head.kind == fmt.END
-
-    finished = False
 
     def close(self) -> None:
         self.file.close()

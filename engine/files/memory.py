@@ -109,9 +109,9 @@ class MemoryFiles(Files):
         if not self.clones:
             return False
         with self._lock:
-            data = self.names[source].read(0, self.names[source].size)
-            made = self.open(target, "create")
-            made.write(0, data)
+            old = self.open(source, "r")
+            data = old.read(0, old.size)
+            self.open(target, "create").write(0, data)
         return True
 
     def temporary(self, near: str) -> Image:

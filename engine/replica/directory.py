@@ -113,18 +113,30 @@ class Replica:
         return lock
 
     @contextmanager
-    def reading(self) -> Iterator[None]:
-        """Hold it as a reader, at rest: a cycle that was cut short is taken back first."""
+    def reading(self, *, proving: bool = False) -> Iterator[None]:
+        """Hold it as a reader, at rest: a cycle that was cut short is taken back first.
+
+        Where damage forbids that, who is `proving` whatever it reads goes on: points that are whole can be had, also
+        when there is no source left to resync from.
+        """
         lock = self._take(exclusive=False)
         try:
             if self.interrupted():
                 lock.release()
-                with self.writing():
-                    pass
+                self._come_to_rest(proving=proving)
                 lock = self._take(exclusive=False)
             yield
         finally:
             lock.release()
+
+    def _come_to_rest(self, *, proving: bool) -> None:
+        try:
+            with self.writing():
+                pass
+        except errors.Damaged as error:
+            if not proving:
+                raise
+            self.warn(str(error))
 
     @contextmanager
     def writing(self, *, force: bool = False) -> Iterator[None]:

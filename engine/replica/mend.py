@@ -6,6 +6,7 @@ from types import TracebackType
 
 from secondsite.engine import errors, scan
 from secondsite.engine.blockmap import BlockMap, differing_blocks
+from secondsite.engine.images import Image
 from secondsite.engine.progress import Monitor
 from secondsite.engine.replica import record
 from secondsite.engine.replica.directory import Replica
@@ -62,6 +63,13 @@ class Mending:
             self.sealed = self._logical.seal().hex() == old.seal
             _doubt(self.previous, self._logical)
             return
+        held_bytes = self.replica.files.size(self.replica.layout.head)
+        if held_bytes != old.virtual_bytes:
+            what = f"has {held_bytes} bytes" if held_bytes >= 0 else "is missing"
+            raise errors.Damaged(
+                f"the head {what}, {old.virtual_bytes} were expected (replicate --resync mends it)",
+                path=self.replica.layout.head,
+            )
         try:
             self._logical = open_checked(self.replica, old)
         except errors.Damaged as error:
@@ -75,19 +83,24 @@ class Mending:
         replica = self.replica
         temporary = replica.files.temporary(replica.layout.root)
         identity = replica.identity
-        with replica.open_head("rw" if self.resync else "r") as head:
-            if head.size != old.virtual_bytes:
-                if not self.resync:
-                    raise errors.Damaged(
-                        f"the head has {head.size} bytes, {old.virtual_bytes} were expected", path=head.path
-                    )
-                head.resize(old.virtual_bytes)
+        with self._open_head(old) as head:
             made = BlockMap.create(
                 temporary, replica.layout.head_map, identity.replica_id, identity.block_size, old.virtual_bytes
             )
             self.monitor.begin("hash the head", head.size)
             scan.rebuild(head, made, identity.seed, workers=self.workers, monitor=self.monitor)
         return made
+
+    def _open_head(self, old: Point) -> Image:
+        """The head to hash; a resync cuts or fills it to its size, and begins with zeros where there is none."""
+        if not self.resync:
+            return self.replica.open_head()
+        path, missing = self.replica.layout.head, self.replica.files.size(self.replica.layout.head) < 0
+        head = self.replica.files.open(path, "create" if missing else "rw")
+        if head.size != old.virtual_bytes:
+            self.replica.warn(f"{path}: the head had {head.size} bytes, {old.virtual_bytes} were expected")
+            head.resize(old.virtual_bytes)
+        return head
 
     def _replace(self, old: Point, held: BlockMap, error: errors.Damaged) -> BlockMap:
         """Put the map of what the head holds in the place of the damaged one."""

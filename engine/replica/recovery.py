@@ -13,6 +13,7 @@ from secondsite.engine.images import Image
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.layout import generations, next_generation
 from secondsite.engine.replica.point import Point
+from secondsite.engine.workers import default_workers
 
 
 def recover(replica: Replica, *, force: bool = False) -> None:
@@ -55,7 +56,7 @@ def roll_back(replica: Replica, generation: int, *, force: bool) -> None:
     point = replica.point(generation)
     path = replica.layout.undo(generation)
     with replica.open_head("rw") as head:
-        block_map = replica.open_map(replica.layout.head_map, "rw", unchecked=True)
+        block_map = _open_map(replica, point, force=force)
         try:
             complaint = _apply(replica, point, head, block_map)
             if complaint and not force:
@@ -74,6 +75,18 @@ def roll_back(replica: Replica, generation: int, *, force: bool) -> None:
     replica.files.flush_dir(replica.layout.points)
 
 
+def _open_map(replica: Replica, point: Point, *, force: bool) -> BlockMap:
+    """The head's map as the crash left it; `force` puts an empty one in the place of one that cannot be read."""
+    path = replica.layout.head_map
+    try:
+        return replica.open_map(path, "rw", unchecked=True)
+    except errors.Damaged:
+        if not force:
+            raise
+        identity, file = replica.identity, replica.files.open(path, "create")
+        return BlockMap.create(file, path, identity.replica_id, identity.block_size, point.virtual_bytes)
+
+
 def _apply(replica: Replica, point: Point, head: Image, block_map: BlockMap) -> str | None:
     """Write back what the undo delta holds; what is wrong with the result, or None where it is proved right."""
     try:
@@ -82,15 +95,19 @@ def _apply(replica: Replica, point: Point, head: Image, block_map: BlockMap) -> 
         raise
     except errors.Damaged as error:
         # A cycle that died before its first durable byte has not touched the head: the proof below shows it.
-        return _prove(replica, point, head, block_map, str(error.message))
+        return _prove(replica, point, head, block_map, error.message)
     try:
         if reader.header.target_size != point.virtual_bytes:
             wrong = f"it leads to {reader.header.target_size} bytes, {point.virtual_bytes} were expected"
             return _prove(replica, point, head, block_map, wrong)
+        # Between the two: a power loss can take a part of what a resize and the writes after it did.
+        least, most = sorted((reader.header.base_size, reader.header.target_size))
+        if not least <= head.size <= most:
+            return _prove(replica, point, head, block_map, "it is intact")
         head.resize(point.virtual_bytes)
         block_map.resize(point.virtual_bytes)
         _write_back(reader, head, block_map)
-        return _prove(replica, point, head, block_map, None if reader.finished else "frames are missing or damaged")
+        return _prove(replica, point, head, block_map, "what it holds was written back")
     except errors.Damaged as error:
         if error.path != reader.path:
             raise
@@ -120,23 +137,19 @@ def store_frame(block_map: BlockMap, frame: Frame) -> None:
         block_map.clear(start, count)
 
 
-def _prove(
-    replica: Replica, point: Point, head: Image, block_map: BlockMap, suspicion: str | None
-) -> str | None:
-    """The map must have the point's seal. Where the undo delta has no end marker, the head is hashed against it too:
-    an open end is what a crash leaves, but it is also what a bad byte or a file that was cut looks like."""
+def _prove(replica: Replica, point: Point, head: Image, block_map: BlockMap, state: str) -> str | None:
+    """The map must have the point's seal, and the head must be what the map says. What is wrong, after `state`, or
+    None. An open end is what a crash leaves of an undo delta, but a delta that was cut looks the same: the head tells.
+    """
+    from secondsite.engine import scan
+
     block_map.trust()
     if head.size != point.virtual_bytes or block_map.image_size != point.virtual_bytes:
-        return suspicion or f"the head has {head.size} bytes, {point.virtual_bytes} were expected"
+        return f"{state}, and the head has {head.size} bytes, {point.virtual_bytes} were expected"
     if block_map.seal().hex() != point.seal:
-        return suspicion or "the block map does not have the seal of the point"
-    if suspicion is not None:
-        from secondsite.engine import scan
-
-        bad = scan.differing(head, block_map, replica.identity.seed)
-        if bad:
-            return f"{suspicion}, and the head differs from its block map at byte {bad[0].offset}"
-    return None
+        return f"{state}, and the block map does not have the seal of point {point.name}"
+    bad = scan.differing(head, block_map, replica.identity.seed, workers=default_workers())
+    return f"{state}, and the head differs from its block map at byte {bad[0].offset}" if bad else None
 
 
 def _sweep(replica: Replica) -> None:
