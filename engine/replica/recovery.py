@@ -55,10 +55,10 @@ def roll_back(replica: Replica, generation: int, *, force: bool) -> None:
     """Undo a cycle that was not committed: write the old contents back, prove it, drop the undo delta."""
     point = replica.point(generation)
     path = replica.layout.undo(generation)
-    with replica.open_head("rw") as head:
+    with _open_head(replica, force=force) as head:
         block_map = _open_map(replica, point, force=force)
         try:
-            complaint = _apply(replica, point, head, block_map)
+            complaint = _apply(replica, point, head, block_map, force=force)
             if complaint and not force:
                 raise errors.Damaged(
                     f"{complaint}; the unfinished cycle cannot be taken back "
@@ -75,6 +75,14 @@ def roll_back(replica: Replica, generation: int, *, force: bool) -> None:
     replica.files.flush_dir(replica.layout.points)
 
 
+def _open_head(replica: Replica, *, force: bool) -> Image:
+    """The head; `force` begins with an empty one where it is gone, for what the undo delta still has of it."""
+    path = replica.layout.head
+    if force and replica.files.size(path) < 0:
+        return replica.files.open(path, "create")
+    return replica.open_head("rw")
+
+
 def _open_map(replica: Replica, point: Point, *, force: bool) -> BlockMap:
     """The head's map as the crash left it; `force` puts an empty one in the place of one that cannot be read."""
     path = replica.layout.head_map
@@ -87,7 +95,7 @@ def _open_map(replica: Replica, point: Point, *, force: bool) -> BlockMap:
         return BlockMap.create(file, path, identity.replica_id, identity.block_size, point.virtual_bytes)
 
 
-def _apply(replica: Replica, point: Point, head: Image, block_map: BlockMap) -> str | None:
+def _apply(replica: Replica, point: Point, head: Image, block_map: BlockMap, *, force: bool) -> str | None:
     """Write back what the undo delta holds; what is wrong with the result, or None where it is proved right."""
     try:
         reader = replica.open_undo(point.generation)
@@ -102,7 +110,7 @@ def _apply(replica: Replica, point: Point, head: Image, block_map: BlockMap) -> 
             return _prove(replica, point, head, block_map, wrong)
         # Between the two: a power loss can take a part of what a resize and the writes after it did.
         least, most = sorted((reader.header.base_size, reader.header.target_size))
-        if not least <= head.size <= most:
+        if not least <= head.size <= most and not force:
             return _prove(replica, point, head, block_map, "it is intact")
         head.resize(point.virtual_bytes)
         block_map.resize(point.virtual_bytes)

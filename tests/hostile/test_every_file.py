@@ -18,11 +18,17 @@ UNFINISHED = "points/000000000004.undo"
 CASES = (
     [("undo", name) for name in AT_REST + RECORDS + UNDOS]
     + [("clone", name) for name in AT_REST + RECORDS + CLONES]
-    + [("early", name) for name in ("head.raw", "head.map", UNFINISHED, "points/000000000003.undo", RECORDS[2])]
-    + [("late", name) for name in ("head.raw", "head.map", UNFINISHED, "points/000000000003.undo", RECORDS[2])]
+    + [
+        ("early", name)
+        for name in ("head.raw", "head.map", UNFINISHED, "points/000000000003.undo", RECORDS[2])
+    ]
+    + [
+        ("late", name)
+        for name in ("head.raw", "head.map", UNFINISHED, "points/000000000003.undo", RECORDS[2])
+    ]
 )
 # Cuts and flipped bits of each file. A trial of everything that reads takes 15 ms.
-SAMPLE = 14
+SAMPLE = 8
 
 
 def prepared(specimens: dict[str, Any], sort: str, victim: str) -> Any:
@@ -43,13 +49,20 @@ def is_advice(victim: str) -> bool:
 
 @pytest.mark.parametrize(("sort", "name"), CASES)
 def test_reading(
-    specimens: dict[str, Any], trial: Callable[..., Any], ways: Callable[..., Any], sweep: bool, sort: str, name: str
+    specimens: dict[str, Any],
+    trial: Callable[..., Any],
+    ways: Callable[..., Any],
+    sweep: bool,
+    sort: str,
+    name: str,
 ) -> None:
     """Readers; then the file is put back, and all is as before."""
     victim = f"{ROOT}/{name}"
     specimen = prepared(specimens, sort, victim)
     chance = random.Random(f"{sort} {name}")
-    for label, data in ways(specimen.names[victim], chance, 0 if sweep else SAMPLE, specimen.foreign.get(victim)):
+    for label, data in ways(
+        specimen.names[victim], chance, 0 if sweep else SAMPLE, specimen.foreign.get(victim)
+    ):
         if victim == NEWEST and data is None:
             continue  # see test_without_its_record_the_newest_generation_was_never_committed
         one = trial(specimen, victim, data, f"{sort}: {label}")
@@ -68,7 +81,12 @@ def test_reading(
 
 @pytest.mark.parametrize(("sort", "name"), CASES)
 def test_replicating(
-    specimens: dict[str, Any], trial: Callable[..., Any], ways: Callable[..., Any], sweep: bool, sort: str, name: str
+    specimens: dict[str, Any],
+    trial: Callable[..., Any],
+    ways: Callable[..., Any],
+    sweep: bool,
+    sort: str,
+    name: str,
 ) -> None:
     """A cycle over the damage either ends with the source as the newest point, or changes nothing."""
     victim = f"{ROOT}/{name}"
@@ -108,7 +126,9 @@ def test_without_its_record_the_newest_generation_was_never_committed(
     assert one.verify().ok
 
 
-def test_the_head_as_a_whole_replaced_by_another_point(specimens: dict[str, Any], trial: Callable[..., Any]) -> None:
+def test_the_head_as_a_whole_replaced_by_another_point(
+    specimens: dict[str, Any], trial: Callable[..., Any]
+) -> None:
     """A plausible head of the right kind is still not the one that was sealed."""
     specimen = specimens["undo"]
     one = trial(specimen, f"{ROOT}/head.raw", specimen.contents[3], "an older head")
