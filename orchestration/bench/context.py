@@ -48,7 +48,21 @@ class Bench:
     @property
     def head(self) -> Path:
         """The replica's plain image."""
-        return Path(str(process.ours("info", self.replica).json["head"]))
+        return Path(str(self.ours("info", self.replica).json["head"]))
+
+    def ours(self, *arguments: str | Path) -> process.Ran:
+        """One of our commands."""
+        return process.ours(*arguments, bytecode=self.folder / "bytecode")
+
+    def warm_up(self) -> None:
+        """Have the commands that are measured compiled once, as an installed package is."""
+        image, replica, restored = (self.folder / f"warm-{what}" for what in ("image", "replica", "restored"))
+        image.write_bytes(b"warm" * (1 << 18))
+        for command in (("replicate", image, replica), ("verify", replica), ("restore", replica, restored)):
+            self.ours(*command)
+        self.ours("info", replica)
+        for path in (image, replica, restored):
+            remove(path)
 
     @property
     def judged(self) -> bool:
@@ -71,7 +85,7 @@ class Bench:
     def ensure_replica(self) -> None:
         """Have a replica of the source."""
         if not self.replica.exists():
-            process.ours("replicate", self.source, self.replica)
+            self.ours("replicate", self.source, self.replica)
 
     def ensure_updates(self) -> list[peers.Peer]:
         """Have every peer that can follow a source do so once."""

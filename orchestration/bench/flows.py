@@ -30,12 +30,12 @@ READ_FIGURE = 0.8
 class Ours:
     """One of our commands, run several times: the seconds of each run, as a side of `alternate`."""
 
-    def __init__(self, *arguments: str | Path, after: Callable[[], None] | None = None) -> None:
-        self.arguments, self.after = arguments, after
+    def __init__(self, bench: Bench, *arguments: str | Path, after: Callable[[], None] | None = None) -> None:
+        self.bench, self.arguments, self.after = bench, arguments, after
         self.runs: list[process.Ran] = []
 
     def __call__(self) -> float:
-        done = process.ours(*self.arguments)
+        done = self.bench.ours(*self.arguments)
         self.runs.append(done)
         if self.after is not None:
             self.after()
@@ -66,7 +66,7 @@ def initial(bench: Bench) -> None:
         clean()
         return seconds
 
-    ours = Ours("replicate", bench.source, target, after=clean)
+    ours = Ours(bench, "replicate", bench.source, target, after=clean)
     sides: dict[str, Callable[[], float]] = {"ours": ours}
     usable = _usable(bench, peers.installed(peers.COPIES), copy)
     sides.update({peer.name: partial(copy, peer) for peer in usable})
@@ -108,7 +108,7 @@ def unchanged(bench: Bench) -> None:
     updates = bench.ensure_updates()
     bench.settle()
     loop, note = bare_loop(bench)
-    ours = Ours("replicate", bench.source, bench.replica)
+    ours = Ours(bench, "replicate", bench.source, bench.replica)
     sides: dict[str, Callable[[], float]] = {"ours": ours, "loop": loop}
     sides.update({peer.name: partial(peer.run, bench.source, bench.updated[peer]) for peer in updates})
     ours()
@@ -134,7 +134,7 @@ def delta(bench: Bench) -> None:
     """One in a hundred blocks changed at random, anew in each round; everybody follows the same source."""
     bench.ensure_replica()
     updates = bench.ensure_updates()
-    ours = Ours("replicate", bench.source, bench.replica)
+    ours = Ours(bench, "replicate", bench.source, bench.replica)
     taken: dict[str, list[float]] = {}
     blocks = 0
     for turn in range(bench.rounds):
@@ -158,8 +158,8 @@ def delta(bench: Bench) -> None:
 def verify(bench: Bench) -> None:
     """From the replica alone, and against the source."""
     bench.ensure_replica()
-    alone = Ours("verify", bench.replica)
-    against = Ours("verify", bench.replica, "--source", bench.source)
+    alone = Ours(bench, "verify", bench.replica)
+    against = Ours(bench, "verify", bench.replica, "--source", bench.source)
     compare = ["cmp", str(bench.head), str(bench.source)]
     taken = rows.alternate(
         bench.rounds, {"alone": alone, "source": against, "cmp": lambda: process.run(compare).seconds}
@@ -174,11 +174,11 @@ def restore(bench: Bench) -> None:
     """The latest point and an older one as new files against `cp` of the head; the older one in place."""
     bench.ensure_replica()
     bench.drop_updates()
-    older = int(process.ours("info", bench.replica).json["generation"])
+    older = int(bench.ours("info", bench.replica).json["generation"])
     expected = digest(bench.head)
     bench.changes += 1
     undo = workload.change(bench.source, CHANGED, bench.changes) * workload.BLOCK
-    process.ours("replicate", bench.source, bench.replica)
+    bench.ours("replicate", bench.source, bench.replica)
     target = bench.folder / "restored"
 
     def clean() -> None:
@@ -190,8 +190,8 @@ def restore(bench: Bench) -> None:
         clean()
         return seconds
 
-    latest = Ours("restore", bench.replica, target, after=clean)
-    past = Ours("restore", bench.replica, target, "--at", str(older), after=clean)
+    latest = Ours(bench, "restore", bench.replica, target, after=clean)
+    past = Ours(bench, "restore", bench.replica, target, "--at", str(older), after=clean)
     taken = rows.alternate(bench.rounds, {"latest": latest, "past": past, "cp": copy})
     size = bench.work.data_bytes
     for name, key in (("restore the latest point", "latest"), ("restore an older point", "past")):
@@ -204,10 +204,10 @@ def restore(bench: Bench) -> None:
 
 def _in_place(bench: Bench, target: Path, older: int, undo: int, expected: str, copies: list[float]) -> None:
     """An image at the latest point becomes the older one: what is written is the undo, not the image."""
-    process.ours("restore", bench.replica, target)
+    bench.ours("restore", bench.replica, target)
     bench.settle()
-    back = Ours("restore", bench.replica, target, "--at", str(older), "--in-place")
-    forth = Ours("restore", bench.replica, target, "--in-place")
+    back = Ours(bench, "restore", bench.replica, target, "--at", str(older), "--in-place")
+    forth = Ours(bench, "restore", bench.replica, target, "--in-place")
     for _ in range(bench.rounds):
         back()
         bench.settle()
@@ -247,11 +247,11 @@ def sparse(bench: Bench) -> None:
             with source.open("r+b") as file:
                 file.seek(chosen.choice(places) * MIB)
                 file.write(chosen.randbytes(MIB))
-        done = process.ours("replicate", source, replica)
+        done = bench.ours("replicate", source, replica)
         bench.add(rows.at_most("sparse", f"8 TiB sparse, {name}", done.seconds, SPARSE_SECONDS, "s"))
         if peak:
             bench.add(rows.peak("sparse", f"peak memory, 8 TiB, {name}", done.peak, limit, judged=bench.judged))
-    head = Path(str(process.ours("info", replica).json["head"]))
+    head = Path(str(bench.ours("info", replica).json["head"]))
     _same_data(source, head, places)
     bench.checks["8 TiB sparse"] = "the 64 MiB of data are equal, byte for byte"
     remove(source)

@@ -80,9 +80,14 @@ def run(command: Sequence[str], *, env: Mapping[str, str] | None = None, keep_ou
     return Ran(**json.loads(used), output=done.stdout.decode() if keep_output else "")
 
 
-def ours(*arguments: str | Path) -> Ran:
-    """`secondsite ... --json` as a whole command."""
-    return run([*secondsite(), *(str(each) for each in arguments), "--json"], keep_output=True)
+def ours(*arguments: str | Path, bytecode: Path) -> Ran:
+    """`secondsite ... --json` as a whole command.
+
+    Its compiled modules lie in `bytecode`, as an installed package has them: where PYTHONDONTWRITEBYTECODE is set,
+    or the package is not writable, every start would compile all of it.
+    """
+    env = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(bytecode)}
+    return run([*secondsite(), *(str(each) for each in arguments), "--json"], env=env, keep_output=True)
 
 
 def output_bytes(command: Sequence[str]) -> int:

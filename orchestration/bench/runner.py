@@ -97,6 +97,7 @@ def _prepare(folder: Path, size: int, rounds: int, say: Callable[[str], None]) -
     work = workload.make(folder / "source.raw", size // (64 * KIB) * (64 * KIB))
     bench = Bench(folder, work, rounds, threads, say)
     bench.settle()
+    bench.warm_up()
     bench.checks["source"] = digest(work.path)  # which also brings it into the page cache
     return bench
 
