@@ -1,7 +1,7 @@
 """File ranges: runs of blocks in one call, fallocate and sync_file_range. No paths, no policy."""
 
 from cpython.exc cimport PyErr_SetFromErrno
-from libc.errno cimport EINTR, EOPNOTSUPP, errno
+from libc.errno cimport EINTR, EINVAL, EOPNOTSUPP, errno
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
@@ -36,6 +36,7 @@ PUNCH = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 ZERO = FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE
 cdef size_t ZERO_BYTES = 1 << 20
 cdef size_t RUN_BYTES = 8 << 20
+cdef uint64_t SECTOR = 4096  # the largest that a device has
 
 
 cdef raise_error(int error, str what):
@@ -70,7 +71,20 @@ cdef int write_zeros(int fd, uint64_t offset, uint64_t length) noexcept nogil:
 
 cdef int zero_one(int fd, uint64_t offset, uint64_t length, int mode) noexcept nogil:
     """By `mode` of fallocate where the file system knows it, else by writing."""
+    cdef uint64_t edge
     cdef int error = allocate(fd, mode, offset, length) if length else 0
+    if error == EINVAL:  # a block device takes whole sectors only: what is cut at both ends is written
+        edge = (SECTOR - offset % SECTOR) % SECTOR
+        edge = edge if edge < length else length
+        error = write_zeros(fd, offset, edge)
+        offset += edge
+        length -= edge
+        edge = length % SECTOR
+        if not error and edge:
+            error = write_zeros(fd, offset + length - edge, edge)
+        length -= edge
+        if not error and length:
+            error = allocate(fd, mode, offset, length)
     if error == EOPNOTSUPP:
         error = write_zeros(fd, offset, length)
     return error

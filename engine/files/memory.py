@@ -83,6 +83,8 @@ class MemoryFiles(Files):
 
     def link(self, source: str, target: str) -> None:
         with self._lock:
+            if source not in self.names:
+                raise errors.from_os(OSError(errno.ENOENT, ""), target, "link it")
             if target not in self.names:
                 self._name(target, self.names[source])
 

@@ -30,6 +30,7 @@ PUNCH = _PUNCH_HOLE | _KEEP_SIZE
 ZERO = _ZERO_RANGE | _KEEP_SIZE
 _ZEROS = bytes(1 << 20)
 _RUN_BYTES = 8 << 20
+_SECTOR = 4096  # the largest that a device has
 
 _libc = ctypes.CDLL(None, use_errno=True)
 # Where off_t has 32 bits, the plain names take those.
@@ -55,12 +56,27 @@ def _write_zeros(fd: int, offset: int, length: int) -> None:
 def zero_range(fd: int, offset: int, length: int, punch: bool) -> None:
     """Make a range inside the file read as zeros: as a hole, or (not `punch`) keeping its space allocated."""
     unsigned(offset, length)
-    while length and _fallocate(fd, PUNCH if punch else ZERO, offset, length) != 0:
-        error = ctypes.get_errno()
-        if error == errno.EOPNOTSUPP:
-            return _write_zeros(fd, offset, length)
-        if error != errno.EINTR:
-            raise OSError(error, os.strerror(error))
+    mode = PUNCH if punch else ZERO
+    error = _allocate(fd, mode, offset, length)
+    if error == errno.EINVAL:  # a block device takes whole sectors only: what is cut at both ends is written
+        head = min(-offset % _SECTOR, length)
+        tail = (length - head) % _SECTOR
+        _write_zeros(fd, offset, head)
+        _write_zeros(fd, offset + length - tail, tail)
+        offset, length = offset + head, length - head - tail
+        error = _allocate(fd, mode, offset, length)
+    if error == errno.EOPNOTSUPP:
+        return _write_zeros(fd, offset, length)
+    if error:
+        raise OSError(error, os.strerror(error))
+
+
+def _allocate(fd: int, mode: int, offset: int, length: int) -> int:
+    """fallocate; the error's number, or 0."""
+    while length and _fallocate(fd, mode, offset, length) != 0:
+        if (error := ctypes.get_errno()) != errno.EINTR:
+            return error
+    return 0
 
 
 def start_writeback(fd: int, offset: int, length: int) -> None:
