@@ -95,8 +95,8 @@ def vhd_map(const uint8_t[::1] table, const uint8_t[::1] bitmaps, int32_t fd, ui
         raise ValueError(f"bitmaps of {head} bytes")
     first = start // block_size
     if bitmaps is not None and length:
-        if head * 8 * SECTOR < block_size or block_size % SECTOR or start % SECTOR or length % SECTOR:
-            raise ValueError("the bitmap of a block is too short, or the range is not of whole sectors")
+        if head * 8 * SECTOR < block_size or block_size % SECTOR:
+            raise ValueError("the bitmap of a block is too short, or a block is not of whole sectors")
         if <uint64_t>bitmaps.shape[0] < ((end - 1) // block_size - first + 1) * head:
             raise ValueError("fewer bitmaps than blocks")
     with nogil:
@@ -121,41 +121,52 @@ def vhd_map(const uint8_t[::1] table, const uint8_t[::1] bitmaps, int32_t fd, ui
 
 cdef int sectors(ss_pieces *out, const uint8_t *bits, int32_t fd, int64_t data, uint64_t start, uint64_t end,
                  int32_t hole) noexcept nogil:
-    """The runs of one block's bitmap, most significant bit first, between two offsets inside the block."""
-    cdef uint64_t at = start // SECTOR
-    cdef uint64_t last = end // SECTOR
+    """The runs of one block's bitmap, most significant bit first, between two bytes of the block."""
+    cdef uint64_t last = (end + SECTOR - 1) // SECTOR
+    cdef uint64_t at = start
     cdef uint64_t stop
+    cdef bint value = bits[start // SECTOR // 8] >> (7 - start // SECTOR % 8) & 1
     cdef int error = 0
-    while at < last and not error:
-        stop = ss_next_msb(bits, at, last, 1)
-        error = ss_pieces_add(out, hole, 0, (stop - at) * SECTOR)
-        at = ss_next_msb(bits, stop, last, 0)
-        if not error:
-            error = ss_pieces_add(out, fd, data + stop * SECTOR, (at - stop) * SECTOR)
+    while at < end and not error:
+        stop = ss_next_msb(bits, at // SECTOR, last, not value) * SECTOR
+        if stop > end:
+            stop = end
+        error = ss_pieces_add(out, fd if value else hole, data + at, stop - at)
+        at = stop
+        value = not value
     return error
 
 
-def vhd_check(const uint8_t[::1] table, uint64_t block_size, uint64_t head, uint64_t size, uint64_t first_byte,
-              uint64_t file_size):
-    """Entry by entry: is each block between `first_byte` and the file's end? The first that is not, or -1.
+def vhd_check(const uint8_t[::1] table, uint64_t block_size, uint64_t head, uint64_t size, uint64_t file_size,
+              const int64_t[::1] reserved):
+    """Is each block inside the file, and clear of the reserved ranges? The first entry that is not, or -1.
 
-    Of the block in which the disk (of `size` bytes) ends only the part inside the disk must be there.
+    `reserved` holds pairs (start, end) in bytes. Of the block in which the disk (of `size` bytes) ends only the part
+    inside the disk must be there.
     """
     cdef uint64_t entries = table.shape[0] // 4
     cdef uint64_t i, need
-    cdef uint32_t entry
+    cdef Py_ssize_t j
+    cdef int64_t start, stop
     cdef int64_t bad = -1
     check_range(entries, block_size, 0, 0)
+    if head > MAX_UNIT:
+        raise ValueError(f"bitmaps of {head} bytes")
     with nogil:
         for i in range(entries):
-            entry = big(&table[4 * i])
-            if entry == NONE:
+            start = <int64_t>big(&table[4 * i]) * SECTOR
+            if start == <int64_t>NONE * SECTOR:
                 continue
             need = 0 if i * block_size >= size else size - i * block_size
             if need > block_size:
                 need = block_size
-            if <uint64_t>entry * SECTOR < first_byte or <uint64_t>entry * SECTOR + head + need > file_size:
+            stop = start + head + need
+            if <uint64_t>stop > file_size:
                 bad = i
+            for j in range(0, reserved.shape[0] - 1, 2):
+                if start < reserved[j + 1] and stop > reserved[j]:
+                    bad = i
+            if bad >= 0:
                 break
     return bad
 

@@ -86,8 +86,8 @@ def vhd_map(
     blocks, begins, ends = _cut(block_size, start, length)
     unit = block_size
     if bitmaps is not None and length:
-        if head * 8 * _SECTOR < block_size or block_size % _SECTOR or start % _SECTOR or length % _SECTOR:
-            raise ValueError("the bitmap of a block is too short, or the range is not of whole sectors")
+        if head * 8 * _SECTOR < block_size or block_size % _SECTOR:
+            raise ValueError("the bitmap of a block is too short, or a block is not of whole sectors")
         bits = view(bitmaps, np.uint8)
         if len(bits) < len(blocks) * head:
             raise ValueError("fewer bitmaps than blocks")
@@ -106,19 +106,24 @@ def vhd_map(
 
 
 @released
-def vhd_check(
-    table: Buffer, block_size: int, head: int, size: int, first_byte: int, file_size: int
-) -> int:
-    """Entry by entry: is each block between `first_byte` and the file's end? The first that is not, or -1.
+def vhd_check(table: Buffer, block_size: int, head: int, size: int, file_size: int, reserved: Buffer) -> int:
+    """Is each block inside the file, and clear of the reserved ranges? The first entry that is not, or -1.
 
-    Of the block in which the disk (of `size` bytes) ends only the part inside the disk must be there.
+    `reserved` holds pairs (start, end) in bytes. Of the block in which the disk (of `size` bytes) ends only the
+    part inside the disk must be there.
     """
     bat = _entries(table, ">u4")
     _check_range(len(bat), block_size, 0, 0)
-    unsigned(head, size, first_byte, file_size)
+    unsigned(head, size, file_size)
+    if head > _MAX_UNIT:
+        raise ValueError(f"bitmaps of {head} bytes")
     need = np.clip(size - np.arange(len(bat), dtype=np.int64) * block_size, 0, block_size)
-    at = bat * _SECTOR
-    bad = np.flatnonzero((bat != _NONE) & ((at < first_byte) | (at + head + need > file_size)))
+    start, stop = bat * _SECTOR, bat * _SECTOR + head + need
+    wrong = stop > file_size
+    pairs = view(reserved, np.int64)
+    for low, high in pairs[: len(pairs) // 2 * 2].reshape(-1, 2).tolist():
+        wrong |= (start < high) & (stop > low)
+    bad = np.flatnonzero(wrong & (bat != _NONE))
     return int(bad[0]) if len(bad) else -1
 
 

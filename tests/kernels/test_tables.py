@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import struct
+from array import array
 
 import pytest
 from hypothesis import given, settings
@@ -29,7 +31,7 @@ def joined(pieces):
     """Do no two neighbours touch?"""
     rows = list(zip(*pieces, strict=True))
     return all(
-        a[0] != b[0] or (a[0] >= 0 and a[1] + a[2] != b[1]) for a, b in zip(rows, rows[1:], strict=False)
+        a[0] != b[0] or (a[0] >= 0 and a[1] + a[2] != b[1]) for a, b in itertools.pairwise(rows)
     )
 
 
@@ -59,6 +61,20 @@ def test_vhd_map(kernel, bat, sectors, sparse, data):
     assert joined(got)
 
 
+@QUICK
+@given(BAT, st.integers(0, 3000), st.integers(0, 9000), st.randoms(use_true_random=False))
+def test_vhd_ranges_that_begin_and_end_anywhere(kernel, bat, start, length, chance):
+    table = struct.pack(f">{len(bat)}I", *bat)
+    start = min(start, 1024 * len(bat))
+    length = min(length, 1024 * len(bat) - start)
+    bits = chance.randbytes(512 * len(bat))
+
+    def walk(start, length):
+        return kernel.tables.vhd_map(table, bits[start // 1024 * 512 :], 3, 1024, 512, start, length, -2)
+
+    assert expand(walk(start, length), 1) == expand(walk(0, 1024 * len(bat)), 1)[start : start + length]
+
+
 def test_long_runs_of_a_vhd_bitmap(kernel):
     table = struct.pack(">I", 3)
     bits = bytes(64) + b"\x01" + b"\xff" * 100 + b"\x80" + bytes(346)
@@ -78,7 +94,7 @@ def test_vhd_ranges_and_sizes_that_do_not_fit(kernel):
         (4096, 512, 0, 8193, None),
         (4096, 512, 8193, 0, None),
         (4096, 512, 0, 8192, bytes(512)),
-        (4096, 512, 1, 512, bytes(1024)),
+        (4097, 512, 0, 512, bytes(1024)),
         (4096, 0, 0, 512, bytes(1024)),
         (4096, 1 << 40, 0, 512, None),
         (4096, 512, 1 << 63, 1 << 63, None),
@@ -88,19 +104,22 @@ def test_vhd_ranges_and_sizes_that_do_not_fit(kernel):
 
 
 @QUICK
-@given(BAT, st.integers(0, 200), st.integers(0, 40 * SECTOR), st.integers(0, 60))
-def test_vhd_check_and_survey(kernel, bat, size, file_size, first):
+@given(BAT, st.integers(0, 200), st.integers(0, 40 * SECTOR), st.integers(0, 60), st.integers(0, 5))
+def test_vhd_check_and_survey(kernel, bat, size, file_size, low, high):
     table = struct.pack(f">{len(bat)}I", *bat) + b"\0\0"
     block, head, size = 4 * SECTOR, SECTOR, size * 100
+    reserved = array("q", (0, low * 40, 6000, 6000 + high * 300, 77))
     bad = -1
     for i, entry in enumerate(bat):
-        need = min(max(size - i * block, 0), block)
-        if entry != NONE and (entry * SECTOR < first * 40 or entry * SECTOR + head + need > file_size):
+        start = entry * SECTOR
+        stop = start + head + min(max(size - i * block, 0), block)
+        clash = any(start < b and stop > a for a, b in ((0, low * 40), (6000, 6000 + high * 300)))
+        if entry != NONE and (stop > file_size or clash):
             bad = i
             break
-    assert kernel.tables.vhd_check(table, block, head, size, first * 40, file_size) == bad
+    assert kernel.tables.vhd_check(table, block, head, size, file_size, reserved) == bad
     present = sorted(entry for entry in bat if entry != NONE)
-    clash = next((b for a, b in zip(present, present[1:], strict=False) if b - a < 5), -1)
+    clash = next((b for a, b in itertools.pairwise(present) if b - a < 5), -1)
     want = (len(present), max(present, default=0), clash)
     assert kernel.tables.vhd_survey(table, 5) == want
 
@@ -145,8 +164,6 @@ PIECE = st.tuples(st.sampled_from([-2, -1, 3, 4]), st.integers(0, 1000), st.inte
 
 
 def arrays(rows):
-    from array import array
-
     fds, offsets, lengths = zip(*rows, strict=True) if rows else ((), (), ())
     return array("i", fds), array("q", offsets), array("q", lengths)
 
