@@ -184,6 +184,11 @@ def _cycle(replica: Replica, origin: sources.Source, options: _Options, monitor:
     if options.trust_mtime and old and not options.resync and sources.unchanged(replica, origin, old.generation):
         return Outcome("unchanged", old, scan.Tally(), "mtime", replica.identity.history)
     before, size = origin.settled(), origin.image.size
+    if size > units.MAX_BLOCKS * replica.identity.block_size:
+        raise errors.Usage(
+            f"has {units.format_size(size)}; in blocks of {replica.identity.block_size} bytes that is too many of them",
+            path=origin.path,
+        )
     with Mending(replica, old, options.resync, options.workers, monitor) as mending:
         work = _Work(replica, old, size, options, mending)
         try:
