@@ -222,8 +222,7 @@ class DynamicVhd(VhdImage):
         """A longer table behind everything else, durable before the header's first sector, alone, names it."""
         if entries > MAX_ENTRIES:
             raise errors.Refused(f"a table of {entries} blocks; it takes at most {MAX_ENTRIES}", path=self.path)
-        if self._limit < 0:
-            self._cut(self._used_end())
+        self._cut(self._used_end())
         place = _up(self._limit + FOOTER_BYTES, _ALIGN)
         table = bytearray(b"\xff" * _up(4 * entries, _ALIGN))
         table[: 4 * self.header.entries] = self.layer.table[: 4 * self.header.entries]

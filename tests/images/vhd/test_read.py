@@ -295,7 +295,7 @@ def test_damage_is_named(tmp_path, what):
         raw[512 + 36 : 512 + 40] = bytes(4)
         raw[512 + 36 : 512 + 40] = (~sum(raw[512:1536]) & 0xFFFFFFFF).to_bytes(4, "big")
     path.write_bytes(raw)
-    with pytest.raises((errors.Damaged, errors.Refused), match="bad.vhd: ") as caught:
+    with pytest.raises((errors.Damaged, errors.Refused), match=r"bad\.vhd: ") as caught:
         open_vhd(path)
     if isinstance(caught.value, errors.Damaged) and entries is None:
         assert caught.value.offset is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 from pathlib import Path
 from uuid import UUID
@@ -75,7 +76,7 @@ def libvhdi(path: Path, *parents: Path) -> bytes:
         file = pyvhdi.file()
         file.open(str(each))
         opened.append(file)
-    for child, parent in zip(opened, opened[1:], strict=False):
+    for child, parent in itertools.pairwise(opened):
         child.set_parent(parent)
     try:
         return bytes(opened[0].read_buffer_at_offset(opened[0].get_media_size(), 0))
