@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from pathlib import Path
 
@@ -23,6 +24,7 @@ RACY_NS = 2_000_000_000
 # Files are stamped by a clock that ticks every 1 to 10 ms: of two writes in one tick the second does not show.
 TICK_NS = 20_000_000
 _SETTLE_TRIES = 5
+_OCTAL = re.compile(rb"\\([0-3][0-7][0-7])")
 
 
 class Source:
@@ -72,19 +74,25 @@ def _machine() -> str:
         return ""
 
 
+def _octal(match: re.Match[bytes]) -> bytes:
+    return bytes([int(match[1], 8)])
+
+
 def file_system(path: str) -> str | None:
     """The type of the file system that holds a file, if it is one of TRUSTED_MAGIC."""
     best, kind = "", None
     try:
-        mounts = Path("/proc/self/mounts").read_text().splitlines()
+        mounts = Path("/proc/self/mounts").read_bytes().split(b"\n")
     except OSError:
         return None
     real = real_path(path)
     for line in mounts:
         fields = line.split()
-        place = fields[1].encode().decode("unicode_escape") if len(fields) > 2 else ""
+        # Blanks and the like are octal there: a name that is not recognized would leave the mount above it, which
+        # may be one to trust.
+        place = os.fsdecode(_OCTAL.sub(_octal, fields[1])) if len(fields) > 2 else ""
         if len(place) >= len(best) and (real == place or real.startswith(place.rstrip("/") + "/")):
-            best, kind = place, fields[2]
+            best, kind = place, os.fsdecode(fields[2])
     return kind
 
 
