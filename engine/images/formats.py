@@ -1,0 +1,128 @@
+"""Which format an image file has, and opening it as that.
+
+The first bytes of a raw disk are its guest's: a guest may write the signature of a container there, and have us read
+it as one with parents of its choice. So where the name says raw and the bytes say something else, or the other way
+round, the user has to decide; and a replica remembers the format of its source.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import PurePath
+
+from secondsite.engine import errors
+from secondsite.engine.images.base import Image
+from secondsite.engine.images.raw import RawImage
+
+FORMATS = ("raw", "vhdx", "vhd", "vmdk")
+WRITABLE = ("raw", "vhdx", "vhd")
+_SUFFIXES = {
+    ".raw": "raw", ".img": "raw", ".bin": "raw", ".iso": "raw",
+    ".vhdx": "vhdx", ".avhdx": "vhdx", ".vhds": "vhdx", ".vhd": "vhd", ".avhd": "vhd", ".vmdk": "vmdk",
+}  # fmt: skip
+_DESCRIPTOR_BYTES = 4096
+_FOOTER_BYTES = 512
+
+
+def probe(image: RawImage) -> str:
+    """The format that an open file's bytes say; `raw` for everything unknown, and for devices."""
+    if image.device:
+        return "raw"
+    size = image.size
+    head = bytes(image.read(0, min(size, _DESCRIPTOR_BYTES)))
+    if head.startswith(b"vhdxfile"):
+        return "vhdx"
+    if head.startswith((b"KDMV", b"COWD", b"\xbe\xba\xfe\xca\0\0\0\0")) or _is_descriptor(head, size):
+        return "vmdk"
+    tail = bytes(image.read(size - _FOOTER_BYTES, _FOOTER_BYTES)) if size >= 2 * _FOOTER_BYTES else b""
+    # The footer of a fixed VHD is its only mark. Virtual PC wrote some of 511 bytes.
+    if head.startswith(b"conectix") or tail.startswith(b"conectix") or tail[1:].startswith(b"conectix"):
+        return "vhd"
+    return "raw"
+
+
+def _is_descriptor(head: bytes, size: int) -> bool:
+    from secondsite.engine.images.vmdk.descriptor import looks_like
+
+    return size < 1 << 20 and looks_like(head)
+
+
+def detect(path: str | os.PathLike[str]) -> str:
+    """The format of an image file, where its name and its bytes agree. Raises Usage where they do not."""
+    with RawImage(path) as image:
+        found = probe(image)
+        device = image.device
+    named = None if device else _SUFFIXES.get(PurePath(path).suffix.lower())
+    if named in (None, found):
+        return found
+    if named == "raw":
+        what = f"has the name of a raw image and the bytes of a {found.upper()} image"
+    else:
+        what = f"has the name of a {named.upper()} image and is none"
+    raise errors.Usage(f"{what}; say with --format which it is", path=os.fspath(path))
+
+
+def open_image(
+    path: str | os.PathLike[str],
+    mode: str = "r",
+    *,
+    format: str | None = None,
+    allow_parent_path: Sequence[str | os.PathLike[str]] = (),
+) -> Image:
+    """Open the disk image at `path`, `r` or `rw`; `format` is found out where it is None.
+
+    Parents and extents are looked for in the image's own folder and in `allow_parent_path`. Raises Unreachable where
+    it cannot be read, Usage where it is no image, Damaged, NewerFormat, and Refused for a parent that is missing,
+    wrong or elsewhere, and for formats that are read but not written.
+    """
+    name = os.fspath(path)
+    chosen = format or detect(name)
+    allow = [os.fspath(folder) for folder in allow_parent_path]
+    if chosen == "raw":
+        return RawImage(name, mode)
+    if chosen == "vhdx":
+        return _open_vhdx(name, mode, allow)
+    if chosen == "vhd":
+        from secondsite.engine.images.vhd import open_vhd
+
+        return open_vhd(name, mode, allow=allow)
+    if chosen == "vmdk":
+        from secondsite.engine.images.vmdk import open_vmdk
+
+        if mode != "r":
+            raise errors.Refused("VMDK images are read, not written", path=name)
+        return open_vmdk(name, allow=allow)
+    raise errors.Usage(f"{chosen!r} is no image format; they are {', '.join(FORMATS)}")
+
+
+def _open_vhdx(path: str, mode: str, allow: list[str]) -> Image:
+    from secondsite.engine.images.vhdx import VhdxImage
+
+    if mode == "r":
+        return VhdxImage(path, allow_parent_path=allow)
+    from secondsite.engine.images.vhdx.writer import VhdxWriter
+
+    with VhdxImage(path, allow_parent_path=allow) as image:
+        parents = [layer.path for layer in image.layers[1:]]
+    parent = VhdxImage(parents[0], allow_parent_path=allow) if parents else None
+    return VhdxWriter(RawImage(path, "rw"), parent)
+
+
+def create_image(path: str | os.PathLike[str], size: int, format: str, subformat: str | None = None) -> Image:
+    """A new image of zeros, opened for writing; Refused where the path exists. VHD and VHDX are dynamic by default."""
+    name = os.fspath(path)
+    if format == "raw":
+        made = RawImage(name, "create")
+        made.resize(size)
+        return made
+    if format == "vhdx":
+        from secondsite.engine.images.vhdx.create import create
+
+        create(name, size, subformat=subformat or "dynamic")
+        return _open_vhdx(name, "rw", [])
+    if format == "vhd":
+        from secondsite.engine.images.vhd import create_dynamic, create_fixed
+
+        return create_fixed(name, size) if subformat == "fixed" else create_dynamic(name, size)
+    raise errors.Usage(f"images are written as {', '.join(WRITABLE)}, not as {format!r}")
