@@ -282,10 +282,17 @@ def refine(const int32_t[::1] fds, const int64_t[::1] offsets, const int64_t[::1
                         break
                     fits = push_partial(&out, fd, at, stop, place, chunk_start + at, sector, &bitmap[0], first_bit,
                                         missing, &over)
-                elif state == 0:
-                    fits = push(&out, missing, chunk_start + at, stop - at)
                 else:
-                    fits = push(&out, ZERO_FD, 0, stop - at)
+                    # Most entries of a large table say nothing: a run of them is one piece.
+                    while stop < end and entries[block + 1] & 7 == state:
+                        block += 1
+                        stop += block_size
+                    if stop > end:
+                        stop = end
+                    if state == 0:
+                        fits = push(&out, missing, chunk_start + at, stop - at)
+                    else:
+                        fits = push(&out, ZERO_FD, 0, stop - at)
                 at = stop
             if wrong or not fits:
                 break
@@ -382,6 +389,7 @@ def claim(const uint64_t[::1] entries, uint64_t ratio, uint64_t blocks, bint dif
     cdef uint64_t place
     cdef uint64_t needed
     cdef uint64_t block = 0
+    cdef uint64_t inside = ratio
     cdef Py_ssize_t sector_entry
     cdef int code = 0
     if ratio == 0 or ratio > <uint64_t>1 << 32 or block_mib > <uint64_t>1 << 20:
@@ -391,7 +399,10 @@ def claim(const uint64_t[::1] entries, uint64_t ratio, uint64_t blocks, bint dif
             entry = entries[i]
             state = entry & 7
             place = entry >> 20
-            if <uint64_t>i % (ratio + 1) == ratio:
+            inside = inside + 1 if inside < ratio else 0
+            if entry == 0:
+                block += inside < ratio
+            elif inside == ratio:
                 if entry & 0xFFFF8:
                     code = 1
                 elif state != 0 and state != 6:
@@ -411,7 +422,7 @@ def claim(const uint64_t[::1] entries, uint64_t ratio, uint64_t blocks, bint dif
                     code = 2
                 elif state >= 6:
                     needed = tail_mib if block == blocks else block_mib
-                    sector_entry = i - i % <Py_ssize_t>(ratio + 1) + <Py_ssize_t>ratio
+                    sector_entry = i - <Py_ssize_t>inside + <Py_ssize_t>ratio
                     if state == 7 and not differencing:
                         code = 5
                     elif state == 7 and (sector_entry >= n or entries[sector_entry] & 7 != 6):
@@ -431,6 +442,7 @@ def tally(const uint64_t[::1] entries, uint64_t ratio, uint64_t blocks):
     """How many payload entries there are of each state, then how many bitmaps, soft anchors and ZEROs with a place."""
     cdef Py_ssize_t i
     cdef uint64_t block = 0
+    cdef uint64_t inside = ratio
     cdef uint64_t state
     cdef uint64_t[11] counts
     if ratio == 0:
@@ -440,7 +452,8 @@ def tally(const uint64_t[::1] entries, uint64_t ratio, uint64_t blocks):
             counts[i] = 0
         for i in range(entries.shape[0]):
             state = entries[i] & 7
-            if <uint64_t>i % (ratio + 1) == ratio:
+            inside = inside + 1 if inside < ratio else 0
+            if inside == ratio:
                 counts[8] += state == 6
             elif block < blocks:
                 block += 1

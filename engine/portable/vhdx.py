@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from array import array
 from bisect import bisect_right
@@ -136,7 +137,7 @@ class _Chunk(NamedTuple):
         same = states[1:] == states[:-1]
         there = (states[1:] < 6) | (places[1:] == places[:-1] + self.block_size)
         edges = [0, *(np.flatnonzero(~(same & there)) + 1).tolist(), len(states)]
-        yield from zip(edges[:-1], edges[1:], strict=True)
+        yield from itertools.pairwise(edges)
 
     def _partial(self, out: _Pieces, at: int, end: int, place: int) -> None:
         """Bytes of partially present blocks, by the sector bitmap."""
@@ -146,7 +147,7 @@ class _Chunk(NamedTuple):
         bits = np.unpackbits(self.bits[first // 8 : -(-last // 8)], bitorder="little")
         bits = bits[first % 8 : first % 8 + last - first]
         edges = [0, *(np.flatnonzero(bits[1:] != bits[:-1]) + 1).tolist(), len(bits)]
-        for low, high in zip(edges[:-1], edges[1:], strict=True):
+        for low, high in itertools.pairwise(edges):
             start = max(at, (self.first_bit + first + low) * self.sector)
             stop = min(end, (self.first_bit + first + high) * self.sector)
             if bits[low]:
@@ -254,8 +255,9 @@ def runs(fds: Buffer, offsets: Buffer, lengths: Buffer, holes: bool) -> tuple[ar
 
 def _payload(entries: Words, ratio: int, blocks: int) -> npt.NDArray[np.int64]:
     """The indexes of the payload entries."""
-    index = np.arange(len(entries), dtype=np.int64)
-    return index[index % (ratio + 1) != ratio][:blocks]
+    index: npt.NDArray[np.int64] = np.arange(len(entries), dtype=np.int64)
+    payload: npt.NDArray[np.int64] = index[index % (ratio + 1) != ratio][:blocks]
+    return payload
 
 
 def _occupy(used: npt.NDArray[Any], first: int, count: int) -> bool:
