@@ -109,6 +109,8 @@ class LayeredImage(MappedImage):
 
     def map(self, start: int, length: int) -> Segments:
         """As `segments`, where a handle need not be a descriptor."""
+        if not length:
+            return Segments(array("i"), array("q"), array("q"))
         found = self.layers[0].map(start, length)
         for layer in self.layers[1:]:
             if HOLE not in found.fds:

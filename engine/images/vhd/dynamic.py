@@ -135,7 +135,7 @@ class DynamicVhd(VhdImage):
             self._limit = -1  # until it has gone, what lies behind must not be taken for fresh room
             self._put_footer(end)
             self.file.resize(end + FOOTER_BYTES)
-        self._limit = end
+        self._limit, self._next = end, self._place(end)
 
     def zero(self, offset: int, length: int, *, punch: bool = True) -> None:
         """Blocks that are not there stay so; in the others the bytes become zeros, as holes where possible."""

@@ -12,7 +12,8 @@ from secondsite.engine import errors
 MAX_BYTES = 1 << 20
 # Each extent file costs an open descriptor.
 MAX_EXTENTS = 4096
-MAX_SECTORS = 1 << 54
+# 128 TiB, twice what VMware allows: a walk over the extents of a disk must come to an end.
+MAX_SECTORS = 1 << 38
 NO_PARENT = 0xFFFFFFFF
 
 FLAT, SPARSE, ZERO, COWD = "flat", "sparse", "zero", "cowd"

@@ -12,7 +12,7 @@ from secondsite.engine import errors, kernel
 from secondsite.engine.images.base import Image, Segments
 from secondsite.engine.images.layered import ZEROS, Handles, Layer
 from secondsite.engine.images.vmdk.cache import Cache
-from secondsite.engine.images.vmdk.header import SparseHeader
+from secondsite.engine.images.vmdk.header import SECTOR, SparseHeader
 from secondsite.engine.images.vmdk.packed import PackedGrains
 
 # 32 MiB of disk a table in the usual sizes: 8 GiB of disk in 512 KiB of memory.
@@ -71,7 +71,7 @@ class SparseExtent:
                 f"its header knows {header.size} bytes, the descriptor {size}", path=file.path, offset=12
             )
         self.directory = self._directory(header.directory_at)
-        self.spare = self._directory(header.redundant_at) if header.redundant_at else array("I")
+        self.spare = self._directory(header.redundant_at)
         if not self.directory:
             self.directory, self.spare = self.spare, array("I")
         self._tables = Cache(_TABLES_HELD)
@@ -83,7 +83,7 @@ class SparseExtent:
 
     def _directory(self, at: int) -> array[int]:
         found = array("I")
-        if at + 4 * self.header.tables <= self.file.size:
+        if SECTOR <= at <= self.file.size - 4 * self.header.tables:
             found.frombytes(self.file.read(at, 4 * self.header.tables))
             if sys.byteorder == "big":
                 found.byteswap()
@@ -98,7 +98,7 @@ class SparseExtent:
     def _read_table(self, number: int) -> bytes:
         length = 4 * self.header.entries
         for directory in (self.directory, self.spare):
-            at = 512 * directory[number] if number < len(directory) else 0
+            at = SECTOR * directory[number] if number < len(directory) else 0
             if at and at + length <= self.file.size:
                 return bytes(self.file.read(at, length))
         raise errors.Damaged(

@@ -18,7 +18,8 @@ _FOOTER_MARKER = 3
 _KDMV = struct.Struct("<4sIIQQQQIQQQB4sH")
 _COWD = struct.Struct("<4sIIIIIII")
 
-# A table of 16 MiB: 128 TiB in grains of 64 KiB. Larger ones come from fuzzers.
+# 128 TiB, and a directory of 16 MiB for them in grains of 64 KiB. Larger ones come from fuzzers.
+MAX_BYTES = 1 << 47
 MAX_TABLES = 4 << 20
 MAX_ENTRIES = 4096
 MAX_GRAIN = 128 << 20
@@ -132,13 +133,14 @@ def _check(header: SparseHeader, file: Image) -> None:
         raise errors.Damaged(
             f"grain tables of {header.entries} entries; 1 to {MAX_ENTRIES} were expected", path=file.path, offset=44
         )
-    if header.size >> 62 or header.tables > MAX_TABLES:
+    if header.size > MAX_BYTES or header.tables > MAX_TABLES:
         raise errors.Damaged(
-            f"a capacity of {header.size} bytes, which {MAX_TABLES} grain tables cannot hold",
+            f"a capacity of {header.size} bytes in {header.tables} grain tables; "
+            f"{MAX_BYTES} and {MAX_TABLES} are the most",
             path=file.path, offset=12,
         )  # fmt: skip
-    end = max(header.directory_at, header.redundant_at) + 4 * header.tables
-    if header.directory_at < SECTOR or (end > file.size and header.directory_at + 4 * header.tables > file.size):
+    places = (header.directory_at, header.redundant_at)
+    if not any(SECTOR <= at <= file.size - 4 * header.tables for at in places):
         raise errors.Damaged(
             f"a grain directory of {header.tables} entries at byte {header.directory_at} of a file of {file.size}",
             path=file.path, offset=56,
