@@ -18,15 +18,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from secondsite.engine.conversion import convert
     from secondsite.engine.errors import Error
     from secondsite.engine.images import Extent, Image, RawImage, open_image
-    from secondsite.engine.inspection import info, points
+    from secondsite.engine.inspection import check_image, image_map, info, points
     from secondsite.engine.maintain import open_point, prune, raise_epoch
     from secondsite.engine.progress import Progress
     from secondsite.engine.replication import replicate
     from secondsite.engine.restoration import restore
     from secondsite.engine.results import (
+        Converted,
+        Finding,
         ImageInfo,
+        MapExtent,
         PointInfo,
         ReplicaInfo,
         Replicated,
@@ -49,6 +53,12 @@ _HOME = {
     "Progress": "progress",
     "replicate": "replication",
     "restore": "restoration",
+    "Converted": "results",
+    "Finding": "results",
+    "MapExtent": "results",
+    "check_image": "inspection",
+    "convert": "conversion",
+    "image_map": "inspection",
     "ImageInfo": "results",
     "PointInfo": "results",
     "ReplicaInfo": "results",
@@ -59,9 +69,32 @@ _HOME = {
 }
 
 __all__ = [
-    "Error", "Extent", "Image", "ImageInfo", "PointInfo", "Progress", "RawImage", "ReplicaInfo", "Replicated",
-    "Restored", "Verified", "info", "open_image", "open_point", "points", "prune", "raise_epoch", "replicate",
-    "restore", "verify",
+    "Converted",
+    "Error",
+    "Extent",
+    "Finding",
+    "Image",
+    "ImageInfo",
+    "MapExtent",
+    "PointInfo",
+    "Progress",
+    "RawImage",
+    "ReplicaInfo",
+    "Replicated",
+    "Restored",
+    "Verified",
+    "check_image",
+    "convert",
+    "image_map",
+    "info",
+    "open_image",
+    "open_point",
+    "points",
+    "prune",
+    "raise_epoch",
+    "replicate",
+    "restore",
+    "verify",
 ]  # fmt: skip
 
 

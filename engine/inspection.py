@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 
 from secondsite.engine import errors
 from secondsite.engine.files import Files, LocalFiles
-from secondsite.engine.images import open_image
+from secondsite.engine.images import Image, open_image
+from secondsite.engine.images.formats import describe
+from secondsite.engine.images.vhdx import VhdxImage
 from secondsite.engine.replica import chain
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.point import Point
-from secondsite.engine.results import ImageInfo, PointInfo, ReplicaInfo
+from secondsite.engine.results import Finding, ImageInfo, MapExtent, PointInfo, ReplicaInfo
 
 
 def points(
@@ -43,13 +46,21 @@ def _history(replica: Replica, generation: int) -> str:
     return "clone" if replica.files.size(replica.layout.clone(generation)) >= 0 else "undo"
 
 
-def info(path: str | os.PathLike[str], *, files: Files | None = None) -> ReplicaInfo | ImageInfo:
-    """A replica's folder, or an image."""
+def info(
+    path: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    allow_parent_path: Sequence[str] = (),
+    files: Files | None = None,
+) -> ReplicaInfo | ImageInfo:
+    """A replica's folder, or an image (`format` where its name and bytes do not agree)."""
     name, files = os.fspath(path), files or LocalFiles()
     if files.exists(name) and files.size(f"{name}/replica.json") < 0 and not files.listdir(f"{name}/points"):
         try:
-            return image_info(name)
-        except errors.Usage:
+            return image_info(name, format=format, allow_parent_path=allow_parent_path)
+        except errors.Usage as error:
+            if "directory" not in error.message:
+                raise
             raise errors.Refused("is neither a replica nor a disk image", path=name) from None
     return replica_info(Replica.open(name, files))
 
@@ -83,9 +94,70 @@ def replica_info(replica: Replica) -> ReplicaInfo:
     )
 
 
-def image_info(path: str) -> ImageInfo:
-    """A disk image's format and sizes."""
-    with open_image(path) as image:
-        size = image.size
-        allocated = sum(extent.length for extent in image.extents(0, size) if not extent.zero)
-        return ImageInfo("image", path, "raw", size, allocated)
+def image_info(
+    path: str | os.PathLike[str], *, format: str | None = None, allow_parent_path: Sequence[str] = ()
+) -> ImageInfo:
+    """A disk image's format, sizes, parents and the state of its log."""
+    with open_image(path, format=format, allow_parent_path=allow_parent_path) as image:
+        facts = describe(image)
+        return ImageInfo(
+            "image", os.fspath(path), facts.format, facts.subformat, facts.virtual_bytes, facts.allocated_bytes,
+            facts.block_size, facts.logical_sector, facts.log,
+            [(parent.path, parent.identifier) for parent in facts.parents], dict(facts.identifiers), list(facts.notes),
+        )  # fmt: skip
+
+
+def image_map(
+    path: str | os.PathLike[str], *, format: str | None = None, allow_parent_path: Sequence[str] = ()
+) -> Iterator[MapExtent]:
+    """The disk as runs of data and zeros, and how deep in the chain of parents the data lies."""
+    with open_image(path, format=format, allow_parent_path=allow_parent_path) as image:
+        depths = {fd: depth for depth, fds in enumerate(image.descriptors()) for fd in fds}
+        last: MapExtent | None = None
+        for start, length, zero, depth in _runs(image, depths):
+            if last is not None and (last.zero, last.depth) == (zero, depth):
+                last = MapExtent(last.start, last.length + length, not zero, zero, depth)
+                continue
+            if last is not None:
+                yield last
+            last = MapExtent(start, length, not zero, zero, depth)
+        if last is not None:
+            yield last
+
+
+# A piece of a map is looked at in one call; a fragmented disk has 20 bytes for each of its pieces meanwhile.
+_MAP_BYTES = 256 << 20
+
+
+def _runs(image: Image, depths: dict[int, int]) -> Iterator[tuple[int, int, bool, int]]:
+    for extent in image.extents(0, image.size):
+        if extent.zero or len(depths) < 2:
+            yield extent.start, extent.length, extent.zero, 0
+            continue
+        at, end = extent.start, extent.start + extent.length
+        while at < end:
+            found = image.segments(at, min(_MAP_BYTES, end - at))
+            if found is None:
+                yield at, end - at, False, 0
+                break
+            for fd, length in zip(found.fds, found.lengths, strict=True):
+                yield at, length, fd < 0, depths.get(fd, 0) if fd >= 0 else 0
+                at += length
+
+
+def check_image(
+    path: str | os.PathLike[str], *, format: str | None = None, allow_parent_path: Sequence[str] = ()
+) -> list[Finding]:
+    """Look at every structure of an image; what is wrong or odd. A file that cannot be opened raises, as elsewhere."""
+    with open_image(path, format=format, allow_parent_path=allow_parent_path) as image:
+        facts = describe(image)
+        if isinstance(image, VhdxImage):
+            return [Finding(f.path, f.text, f.damaged, f.offset) for f in image.check()]
+        found = [Finding(image.path, note, False) for note in facts.notes]
+        try:
+            for extent in image.extents(0, image.size):
+                if not extent.zero:
+                    image.segments(extent.start, extent.length)
+        except errors.Damaged as error:
+            found.append(Finding(error.path or image.path, error.message, True, error.offset))
+        return found

@@ -6,7 +6,7 @@ import datetime
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import NamedTuple
@@ -59,6 +59,8 @@ def replicate(
     epoch: int | None = None,
     source_id: str | None = None,
     accept_source: bool = False,
+    source_format: str | None = None,
+    allow_parent_path: Sequence[str] = (),
     resync: bool = False,
     trust_mtime: bool = False,
     history: str = "auto",
@@ -92,7 +94,7 @@ def replicate(
         fmt.parse_codec(codec), history, resync, trust_mtime, workers or default_workers(), clock
     )
     files, root = files or LocalFiles(), os.fspath(replica)
-    origin = sources.Source(source, source_id)
+    origin = _open_source(source, source_id, source_format, allow_parent_path, files, root)
     try:
         _refuse_inside(origin, root, files)
         opened = _open_or_create(root, files, origin, block_size, options)
@@ -109,6 +111,20 @@ def replicate(
         kind, point.generation, point.name, tracker, point.virtual_bytes, tally.read_bytes, tally.changed_bytes,
         tally.sent_bytes, time.monotonic() - began, kept_by, pruned, opened.warnings,
     )  # fmt: skip
+
+
+def _open_source(
+    source: str | os.PathLike[str] | Image,
+    name: str | None,
+    format: str | None,
+    allow: Sequence[str],
+    files: Files,
+    root: str,
+) -> sources.Source:
+    """The source, in the format that the replica remembers: a guest may write any signature into a raw disk."""
+    if format is None and files.size(Layout(root).identity) >= 0:
+        format = Replica.open(root, files).identity.source_format
+    return sources.Source(source, name, format=format, allow_parent_path=allow)
 
 
 def _refuse_inside(origin: sources.Source, root: str, files: Files) -> None:
@@ -128,7 +144,7 @@ def _open_or_create(
         if files.size(Layout(str(folder)).identity) >= 0:
             raise errors.Refused("lies inside another replica; choose a folder of its own", path=root)
     size = block_size or units.DEFAULT_BLOCK_SIZE
-    identity = Identity.new(size, format_time(options.clock()), origin.name, "undo")
+    identity = Identity.new(size, format_time(options.clock()), origin.name, "undo", origin.format)
     return Replica.create(root, files, identity, probe=options.history != "undo")
 
 
@@ -147,12 +163,17 @@ def _admit(
             f"is at epoch {identity.epoch}, this source at {epoch}: a failover happened in between",
             path=replica.layout.root,
         )
-    if origin.name != identity.source and not accept:
+    if not origin.follows(identity.source) and not accept:
         raise errors.Refused(
             f"follows another image, {identity.source.partition(':')[2]} (--accept-source lets this one replace it)",
             path=replica.layout.root,
         )
-    raised = identity.raised(max(identity.epoch, epoch or 0)).following(origin.name)
+    if origin.format != identity.source_format and not accept:
+        raise errors.Refused(
+            f"follows an image of format {identity.source_format}, not {origin.format} (--accept-source allows it)",
+            path=replica.layout.root,
+        )
+    raised = identity.raised(max(identity.epoch, epoch or 0)).following(origin.name, origin.format)
     if raised != identity or replica.warnings:
         replica.write_identity(raised)
 

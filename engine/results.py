@@ -61,13 +61,55 @@ class ReplicaInfo:
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """`allocated_bytes` are those that the image does not report as zero."""
+    """`allocated_bytes` is the room that the file itself, without its parents, gives to data. `log` is `clean` or
+    `dirty` for formats that have one. `parents` are (path, identifier), the image's own first.
+    """
 
     kind: str
     path: str
     format: str
+    subformat: str
     virtual_bytes: int
     allocated_bytes: int
+    block_size: int
+    logical_sector: int
+    log: str | None
+    parents: list[tuple[str, str]]
+    identifiers: dict[str, str]
+    notes: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class MapExtent:
+    """A run of the disk as its guest sees it. `depth`: 0 for the image's own data, 1 for its parent's, and so on."""
+
+    start: int
+    length: int
+    data: bool
+    zero: bool
+    depth: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What `check` found: `damaged` where reading will be refused, otherwise a remark."""
+
+    path: str
+    text: str
+    damaged: bool
+    offset: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """`read_bytes` were read of the source, `written_bytes` are the data blocks given to the output."""
+
+    output: str
+    format: str
+    virtual_bytes: int
+    read_bytes: int
+    written_bytes: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from secondsite.engine import errors
 from secondsite.engine.files import Files
-from secondsite.engine.images import Image, RawImage, Stamp, open_image
+from secondsite.engine.images import Image, Stamp, detect, open_image
 from secondsite.engine.images.raw import real_path
 from secondsite.engine.replica import record
 from secondsite.engine.replica.directory import Replica
@@ -30,40 +31,68 @@ _OCTAL = re.compile(rb"\\([0-3][0-7][0-7])")
 class Source:
     """An image that is read, by path or already open (an embedding program's own)."""
 
-    def __init__(self, source: str | os.PathLike[str] | Image, name: str | None) -> None:
-        self.image = source if isinstance(source, Image) else open_image(source)
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | Image,
+        name: str | None,
+        *,
+        format: str | None = None,
+        allow_parent_path: Sequence[str] = (),
+    ) -> None:
+        if isinstance(source, Image):
+            self.image, self.format = source, "raw"
+        else:
+            self.format = format or detect(source)
+            self.image = open_image(source, format=self.format, allow_parent_path=allow_parent_path)
         self._owned = not isinstance(source, Image)
         self.path = self.image.path
-        self.name = f"name:{name}" if name else f"{_machine()}:{self._real()}"
+        self._name = name
+        self._on_disk = not isinstance(source, Image) or self.image.stamps() is not None
+        self.name = self._names(self.path)
 
-    def _real(self) -> str:
-        return real_path(self.path) if isinstance(self.image, RawImage) else self.path
+    def _names(self, path: str) -> str:
+        if self._name:
+            return f"name:{self._name}"
+        return f"{_machine()}:{real_path(path) if self._on_disk else path}"
 
-    def stamp(self) -> Stamp | None:
-        """Its file's identity and times; None where it has none (a device, another program's image)."""
-        return self.image.stamp() if isinstance(self.image, RawImage) else None
+    def follows(self, name: str) -> bool:
+        """Is the disk called `name` this one, or a file that this one is a difference to?
 
-    def settled(self) -> Stamp | None:
+        A checkpoint makes a child of the file that was replicated, and the machine goes on in the child. The other way
+        round says nothing: many disks may be made over one parent.
+        """
+        return name == self.name or (not self._name and name in map(self._names, self.image.files()))
+
+    def stamp(self) -> tuple[Stamp, ...] | None:
+        """Its files' identity and times; None where it has none (a device, another program's image)."""
+        return self.image.stamps()
+
+    def settled(self) -> tuple[Stamp, ...] | None:
         """The stamp, old enough that any later write changes it. Raises SourceChanged for a file that is written
         all the time.
         """
         for _ in range(_SETTLE_TRIES):
             stamp = self.stamp()
             # Not the caller's clock: this is about the one that stamps files.
-            if stamp is None or abs(time.time_ns() - max(stamp.mtime_ns, stamp.ctime_ns)) > TICK_NS:
+            if stamp is None or abs(time.time_ns() - _newest(stamp)) > TICK_NS:
                 return stamp
             time.sleep(TICK_NS / 1e9)
         raise errors.SourceChanged("it is being written", path=self.path)
 
     def trusted(self) -> bool:
         """Is it a regular file on a file system whose times can be trusted?"""
-        if not isinstance(self.image, RawImage) or self.image.device:
+        if self.image.stamps() is None:
             return False
-        return file_system(self.image.path) in TRUSTED_MAGIC.values()
+        return all(file_system(path) in TRUSTED_MAGIC.values() for path in self.image.files())
 
     def close(self) -> None:
         if self._owned:
             self.image.close()
+
+
+def _newest(stamps: tuple[Stamp, ...]) -> int:
+    """The latest of all their times, in nanoseconds."""
+    return max(max(stamp.mtime_ns, stamp.ctime_ns) for stamp in stamps)
 
 
 def _machine() -> str:
@@ -96,9 +125,9 @@ def file_system(path: str) -> str | None:
     return kind
 
 
-def remember(replica: Replica, stamp: Stamp | None, generation: int, now_ns: int) -> None:
+def remember(replica: Replica, stamp: tuple[Stamp, ...] | None, generation: int, now_ns: int) -> None:
     """Note what the source looked like when it was last equal to the head. Advice: losing it costs a scan."""
-    fields = {"generation": generation, "checked_ns": now_ns, "stamp": list(stamp) if stamp else []}
+    fields = {"generation": generation, "checked_ns": now_ns, "stamp": [list(part) for part in stamp or ()]}
     try:
         replica.files.write_bytes(replica.layout.checked, record.pack(fields), durable=False)
     except errors.Error as error:
@@ -117,6 +146,6 @@ def unchanged(replica: Replica, source: Source, generation: int) -> bool:
         checked = record.field(fields, "checked_ns", int, replica.layout.checked)
     except errors.Error:
         return False
-    if fields.get("generation") != generation or noted != list(stamp):
+    if fields.get("generation") != generation or noted != [list(part) for part in stamp]:
         return False
-    return bool(max(stamp.mtime_ns, stamp.ctime_ns) < checked - RACY_NS)
+    return bool(_newest(stamp) < checked - RACY_NS)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from secondsite.engine.images.base import Extent, Image, Segments, ShortImage
+from secondsite.engine.images.base import Extent, Image, Segments, ShortImage, Stamp
 from secondsite.engine.images.formats import FORMATS, create_image, detect, open_image
-from secondsite.engine.images.raw import RawImage, Stamp
+from secondsite.engine.images.raw import RawImage
 
 __all__ = [
     "FORMATS", "Extent", "Image", "RawImage", "Segments", "ShortImage", "Stamp", "create_image", "detect", "open_image",

@@ -45,6 +45,16 @@ class Segments(NamedTuple):
     lengths: array[int]
 
 
+class Stamp(NamedTuple):
+    """What `stat` says of a file: equal before and after a read means nobody wrote it through the file system."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
 class Image(ABC):
     """One open image. Methods may be called from several threads at once."""
 
@@ -86,6 +96,18 @@ class Image(ABC):
     def segments(self, start: int, length: int) -> Segments | None:
         """The file ranges that hold a range of the disk, or None where it is not made of file ranges."""
         return None
+
+    def stamps(self) -> tuple[Stamp, ...] | None:
+        """Identity and times of every file that the disk lies in, now; None where they would say nothing (devices)."""
+        return None
+
+    def files(self) -> list[str]:
+        """Paths of the files that the disk lies in: the image itself, then its parents and extents."""
+        return [self.path]
+
+    def descriptors(self) -> list[list[int]]:
+        """The descriptors that `segments` may name, by depth: the image's own, its parent's, and so on."""
+        return [[]]
 
     def read(self, offset: int, length: int) -> bytearray:
         """`length` bytes from `offset`."""

@@ -13,6 +13,7 @@ from pathlib import PurePath
 
 from secondsite.engine import errors
 from secondsite.engine.images.base import Image
+from secondsite.engine.images.facts import ImageFacts
 from secondsite.engine.images.raw import RawImage
 
 FORMATS = ("raw", "vhdx", "vhd", "vmdk")
@@ -60,7 +61,7 @@ def detect(path: str | os.PathLike[str]) -> str:
         what = f"has the name of a raw image and the bytes of a {found.upper()} image"
     else:
         what = f"has the name of a {named.upper()} image and is none"
-    raise errors.Usage(f"{what}; say with --format which it is", path=os.fspath(path))
+    raise errors.Usage(f"{what}; say with --source-format which it is", path=os.fspath(path))
 
 
 def open_image(
@@ -107,6 +108,18 @@ def _open_vhdx(path: str, mode: str, allow: list[str]) -> Image:
         parents = [layer.path for layer in image.layers[1:]]
     parent = VhdxImage(parents[0], allow_parent_path=allow) if parents else None
     return VhdxWriter(RawImage(path, "rw"), parent)
+
+
+def describe(image: Image) -> ImageFacts:
+    """What an open image says of itself, whatever its format."""
+    facts = getattr(image, "facts", None)
+    if facts is not None:
+        found: ImageFacts = facts()
+        return found
+    size = image.size
+    allocated = sum(extent.length for extent in image.extents(0, size) if not extent.zero)
+    device = isinstance(image, RawImage) and image.device
+    return ImageFacts("raw", "device" if device else "file", size, 0, allocated_bytes=allocated)
 
 
 def create_image(path: str | os.PathLike[str], size: int, format: str, subformat: str | None = None) -> Image:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from secondsite.engine import kernel
-from secondsite.engine.images.base import Buffer, Extent, Image, Segments
+from secondsite.engine.images.base import Buffer, Extent, Image, Segments, Stamp
 from secondsite.engine.images.mapped import MappedImage
 
 # In place of an fd: the layer below is to be asked, and nothing is there.
@@ -72,6 +72,20 @@ class Handles:
         else:
             yield Extent(offset, length, False)
 
+    def stamps(self) -> tuple[Stamp, ...] | None:
+        """Identity and times of the files; None where one of them has none."""
+        found: list[Stamp] = []
+        for file in self._files:
+            stamps = file.stamps()
+            if stamps is None:
+                return None
+            found += stamps
+        return tuple(found)
+
+    def paths(self) -> list[str]:
+        """The files' names, in the order in which they were opened: the image's own first."""
+        return [file.path for file in self._files]
+
     def close(self) -> None:
         for file in self._files:
             file.close()
@@ -86,6 +100,10 @@ class Layer(ABC):
     size: int
     hole: int = ZEROS
     plain: bool = False
+
+    def descriptors(self) -> list[int]:
+        """The handles that `map` may name."""
+        return []
 
     @abstractmethod
     def map(self, start: int, length: int) -> Segments:
@@ -179,6 +197,15 @@ class LayeredImage(MappedImage):
                 continue
             for extent in self.handles.extents(fd, offset, length):
                 yield extent.zero, extent.length
+
+    def stamps(self) -> tuple[Stamp, ...] | None:
+        return self.handles.stamps()
+
+    def files(self) -> list[str]:
+        return self.handles.paths()
+
+    def descriptors(self) -> list[list[int]]:
+        return [layer.descriptors() for layer in self.layers]
 
     def close(self) -> None:
         self.handles.close()

@@ -8,22 +8,11 @@ import stat
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from secondsite.engine import errors, kernel
-from secondsite.engine.images.base import Buffer, Extent, Image, Segments, ShortImage
+from secondsite.engine.images.base import Buffer, Extent, Image, Segments, ShortImage, Stamp
 
 _FLAGS = {"r": os.O_RDONLY, "rw": os.O_RDWR, "create": os.O_RDWR | os.O_CREAT | os.O_TRUNC}
-
-
-class Stamp(NamedTuple):
-    """What `stat` says of a file: equal before and after a read means nobody wrote it through the file system."""
-
-    device: int
-    inode: int
-    size: int
-    mtime_ns: int
-    ctime_ns: int
 
 
 class RawImage(Image):
@@ -56,6 +45,10 @@ class RawImage(Image):
             return None
         info = os.fstat(self.fd)
         return Stamp(info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+
+    def stamps(self) -> tuple[Stamp, ...] | None:
+        stamp = self.stamp()
+        return None if stamp is None else (stamp,)
 
     def extents(self, start: int, length: int) -> Iterator[Extent]:
         end = start + length

@@ -13,7 +13,8 @@ from secondsite.engine.replica import record
 @dataclass(frozen=True, slots=True)
 class Identity:
     """`source` is the name under which it remembers its source image: a path on a machine, or the user's word.
-    `history` is how its folder could keep points when it was made: `clone` or `undo`.
+    `source_format` is how that is read. `history` is how its folder could keep points when it was made: `clone` or
+    `undo`.
     """
 
     replica_id: bytes
@@ -23,11 +24,13 @@ class Identity:
     created: str
     source: str
     history: str
+    source_format: str
 
     @classmethod
-    def new(cls, block_size: int, created: str, source: str, history: str) -> Identity:
+    def new(cls, block_size: int, created: str, source: str, history: str, source_format: str = "raw") -> Identity:
         """A fresh one. Its random seed keys the hashes: a guest that could choose colliding blocks does not know it."""
-        return cls(secrets.token_bytes(16), block_size, secrets.randbits(63), 1, created, source, history)
+        seed = secrets.randbits(63)
+        return cls(secrets.token_bytes(16), block_size, seed, 1, created, source, history, source_format)
 
     def fields(self) -> dict[str, Any]:
         return {
@@ -39,6 +42,7 @@ class Identity:
             "created": self.created,
             "source": self.source,
             "history": self.history,
+            "source_format": self.source_format,
         }
 
     @classmethod
@@ -62,11 +66,12 @@ class Identity:
             record.field(fields, "created", str, path),
             record.field(fields, "source", str, path),
             record.field(fields, "history", str, path),
+            record.field({"source_format": "raw", **fields}, "source_format", str, path),
         )
 
-    def following(self, source: str) -> Identity:
+    def following(self, source: str, source_format: str) -> Identity:
         """The same replica with another source."""
-        return replace(self, source=source)
+        return replace(self, source=source, source_format=source_format)
 
     def raised(self, epoch: int) -> Identity:
         """The same replica with a higher epoch."""

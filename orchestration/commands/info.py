@@ -9,20 +9,21 @@ import click
 from secondsite import engine
 from secondsite.engine.units import format_size
 from secondsite.orchestration import output
-from secondsite.orchestration.commands.options import json_option
+from secondsite.orchestration.commands.options import image_options, json_option
 
 
 @click.command(short_help="Describe a replica or a disk image.")
 @click.argument("path")
+@image_options
 @json_option
-def command(path: str, as_json: bool) -> None:
+def command(path: str, as_json: bool, source_format: str | None, allow_parent_path: tuple[str, ...]) -> None:
     """Describe PATH, a replica's folder or a disk image.
 
     \b
     secondsite info /backup/vm
-    secondsite info vm.raw --json
+    secondsite info vm.vhdx --json
     """
-    found = engine.info(path)
+    found = engine.info(path, format=source_format, allow_parent_path=allow_parent_path)
     if isinstance(found, engine.ReplicaInfo):
         output.warn(found.warnings)
     if as_json:
@@ -30,8 +31,24 @@ def command(path: str, as_json: bool) -> None:
     elif isinstance(found, engine.ReplicaInfo):
         _replica(found)
     else:
-        _lines([("image", found.path), ("format", found.format), ("size", _size(found.virtual_bytes)),
-                ("allocated", _size(found.allocated_bytes))])  # fmt: skip
+        _image(found)
+
+
+def _image(found: engine.ImageInfo) -> None:
+    pairs = [
+        ("image", found.path),
+        ("format", f"{found.format}, {found.subformat}"),
+        ("size", _size(found.virtual_bytes)),
+        ("allocated", _size(found.allocated_bytes)),
+    ]
+    if found.block_size:
+        pairs.append(("block size", f"{format_size(found.block_size)}, sectors of {found.logical_sector} bytes"))
+    pairs += [("parent", f"{path} {identifier}") for path, identifier in found.parents]
+    if found.log is not None:
+        pairs.append(("log", "dirty: it is replayed in memory" if found.log == "dirty" else found.log))
+    pairs += sorted(found.identifiers.items())
+    pairs += [("note", note) for note in found.notes]
+    _lines(pairs)
 
 
 def _replica(found: engine.ReplicaInfo) -> None:

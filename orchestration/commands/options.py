@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import click
 
 from secondsite.engine import units
@@ -22,3 +25,13 @@ at_option = click.option(
     "--at", metavar="POINT",
     help="A point as `points` prints it, `latest`, or a time (the newest point not after it; UTC unless it says).",
 )  # fmt: skip
+
+
+def image_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How to open an image: its format where name and bytes do not tell, and where its parents may lie."""
+    kinds = click.Choice(["raw", "vhdx", "vhd", "vmdk"])
+    allow = click.option(
+        "--allow-parent-path", multiple=True, metavar="DIR",
+        help="Parents and extents of the image may lie in this folder too, not only in the image's own.",
+    )  # fmt: skip
+    return click.option("--source-format", type=kinds, help="Of the image.  [default: found out]")(allow(command))

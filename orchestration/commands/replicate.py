@@ -10,7 +10,7 @@ import click
 from secondsite import engine
 from secondsite.engine.units import format_size
 from secondsite.orchestration import output
-from secondsite.orchestration.commands.options import SIZE, json_option
+from secondsite.orchestration.commands.options import SIZE, image_options, json_option
 
 if TYPE_CHECKING:
     from secondsite.engine import Replicated
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     help="How older points are kept: clones where the file system has them, else undo deltas.",
 )  # fmt: skip
 @click.option("--threads", type=click.IntRange(1, 64), help="Workers.  [default: one a core, at most 4]")
+@image_options
 @json_option
 def command(source: str, replica: str, as_json: bool, threads: int | None, **options: Any) -> None:
     """Bring the replica in the folder REPLICA up to date with the disk image SOURCE.

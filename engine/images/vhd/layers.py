@@ -21,6 +21,9 @@ class FixedLayer(Layer):
     def map(self, start: int, length: int) -> Segments:
         return Segments(array("i", (self.handle,)), array("q", (start,)), array("q", (length,)))
 
+    def descriptors(self) -> list[int]:
+        return [self.handle]
+
     def allocated(self) -> int:
         return self.size
 
@@ -86,6 +89,9 @@ class BlockLayer(Layer):
                     at = (block - first) * head
                     self.file.read_into(entry * SECTOR, view[at : at + head])
         return found
+
+    def descriptors(self) -> list[int]:
+        return [self.handle]
 
     def allocated(self) -> int:
         return self.present * self.header.block_size

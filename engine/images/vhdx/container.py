@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from secondsite.engine import errors, kernel
-from secondsite.engine.images.base import Segments, ShortImage
-from secondsite.engine.images.raw import Stamp
+from secondsite.engine.images.base import Segments, ShortImage, Stamp
 from secondsite.engine.images.vhdx.structures import MAX_FILE, damaged
 
 

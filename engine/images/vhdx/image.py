@@ -12,10 +12,9 @@ from array import array
 from collections.abc import Iterator, Sequence
 
 from secondsite.engine import errors, kernel
-from secondsite.engine.images.base import Extent, Segments
+from secondsite.engine.images.base import Extent, Segments, Stamp
 from secondsite.engine.images.facts import ImageFacts, ParentFacts
 from secondsite.engine.images.mapped import MappedImage
-from secondsite.engine.images.raw import Stamp
 from secondsite.engine.images.vhdx.chain import open_chain
 from secondsite.engine.images.vhdx.check import Finding, check_layers, remarks
 from secondsite.engine.images.vhdx.header import creator
@@ -120,6 +119,12 @@ class VhdxImage(MappedImage):
                 raise errors.from_os(error, layer.path, "look at it") from None
             found.append(Stamp(info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns))
         return tuple(found)
+
+    def descriptors(self) -> list[list[int]]:
+        return [[layer.container.fd] for layer in self.layers]
+
+    def files(self) -> list[str]:
+        return [layer.path for layer in self.layers]
 
     def close(self) -> None:
         for layer in self.layers:

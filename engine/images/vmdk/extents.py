@@ -143,6 +143,9 @@ class SparseExtent:
 class DiskLayer(Layer):
     """The extents of one descriptor, one after another."""
 
+    def descriptors(self) -> list[int]:
+        return [extent.handle for extent in self.extents if isinstance(extent, FlatExtent | SparseExtent)]
+
     def __init__(self, extents: Sequence[Extent], hole: int) -> None:
         self.extents = [extent for extent in extents if extent.size]
         self.starts = [0]
