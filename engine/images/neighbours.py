@@ -44,8 +44,8 @@ class Neighbours:
         """The existing files that `names`, as written in `child`, may mean, in order.
 
         With `basename` a file of that name in the child's folder counts too: images are moved, their parents with
-        them. Raises Refused where a name leads out of the allowed folders and no other was found, Unreachable
-        where there is no such file.
+        them. Raises Refused where a name leads out of the allowed folders and no other was found, or where there is
+        no such parent: no retry brings one; Unreachable where there is no such extent.
         """
         found: list[str] = []
         outside = ""
@@ -63,12 +63,16 @@ class Neighbours:
                 f"its {what} {outside!r} lies outside the folder of this image; allow that folder to use it",
                 path=child,
             )
-        raise errors.Unreachable(f"its {what} {shown} is not there", path=child)
+        missing = errors.Refused if what == "parent" else errors.Unreachable
+        raise missing(f"its {what} {shown} is not there", path=child)
 
     def _existing(self, path: str) -> str | None:
         """The path, or the one name beside it that differs by case alone, as Windows would have found it."""
-        if self.files.exists(path):
-            return path
+        try:
+            if self.files.exists(path):
+                return path
+        except (OSError, ValueError):  # a name that no file can have: too long, or not of this system's letters
+            return None
         folder, name = os.path.split(path)
         alike = [entry for entry in self.files.listdir(folder or os.curdir) if entry.casefold() == name.casefold()]
         if len(alike) != 1 or not self.inside(os.path.join(folder, alike[0])):

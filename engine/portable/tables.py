@@ -57,9 +57,14 @@ def _cut(unit: int, start: int, length: int) -> tuple[Longs, Longs, Longs]:
     return units, begins, ends
 
 
-def _entries(table: Buffer, dtype: str) -> Longs:
+def _raw(table: Buffer, dtype: str) -> npt.NDArray[np.uint32]:
+    """The entries as they lie there: a walk over a small range must not copy a large table."""
     raw = view(table, np.uint8)
-    return np.frombuffer(raw[: len(raw) // 4 * 4].data, dtype).astype(np.int64)
+    return np.frombuffer(raw[: len(raw) // 4 * 4].data, dtype)
+
+
+def _entries(table: Buffer, dtype: str) -> Longs:
+    return _raw(table, dtype).astype(np.int64)
 
 
 @released
@@ -78,7 +83,7 @@ def vhd_map(
     `bitmaps`, for a differencing file, holds `head` bytes for each block from the one that `start` lies in; a
     clear bit is a hole. Without it a block that is present is present whole.
     """
-    bat = _entries(table, ">u4")
+    bat = _raw(table, ">u4")
     _check_range(len(bat), block_size, start, length)
     if head > _MAX_UNIT:
         raise ValueError(f"bitmaps of {head} bytes")
@@ -97,11 +102,13 @@ def vhd_map(
         sectors, begins, ends = _cut(unit, start, length)
         blocks = sectors // (block_size // unit)
         within = sectors % (block_size // unit)
-        present = (bat[blocks] != _NONE) & set_bits[blocks - first, within]
+        entries = bat[blocks].astype(np.int64)
+        present = (entries != _NONE) & set_bits[blocks - first, within]
         begins, ends = begins + within * unit, ends + within * unit
     else:
-        present = bat[blocks] != _NONE
-    offsets = bat[blocks] * _SECTOR + head + begins
+        entries = bat[blocks].astype(np.int64)
+        present = entries != _NONE
+    offsets = entries * _SECTOR + head + begins
     return _finish(np.where(present, fd, hole), offsets, ends - begins)
 
 
@@ -158,13 +165,13 @@ def grain_map(
     the range of the tables. Gives (fds, offsets, lengths, bad): `bad` is the index of the first entry in the
     range that does not lie between `first_sector` and the end of the file, with which the walk ended, or -1.
     """
-    table = _entries(tables, "<u4")
+    table = _raw(tables, "<u4")
     _check_range(len(table), grain, start, length)
     unsigned(first_sector, file_size)
     if packed > MAX_OFFSET - start - length:
         raise ValueError("a range past the end of all offsets")
     grains, begins, ends = _cut(grain, start, length)
-    entry = table[grains]
+    entry = table[grains].astype(np.int64)
     empty, zero = entry == 0, (entry == 1) & bool(zeros)
     need = ends if packed < 0 else np.full_like(ends, _SECTOR)
     wrong = ~empty & ~zero & ((entry < first_sector) | (entry * _SECTOR + need > file_size))

@@ -133,8 +133,8 @@ def open_vhd(
 ) -> VhdImage:
     """Open a VHD; `rw` writes fixed and dynamic ones in place. Parents may lie in its folder and those of `allow`.
 
-    Raises Damaged, NewerFormat; Refused for a parent elsewhere, of another identity, or a chain without an end;
-    Unreachable where a parent is missing.
+    Raises Damaged, NewerFormat, Unreachable; Refused for a parent that is missing, elsewhere or of another identity,
+    and for a chain without an end.
     """
     path, files = os.fspath(path), files or LocalFiles()
     handles = Handles()

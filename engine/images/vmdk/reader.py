@@ -155,8 +155,8 @@ class VmdkImage(LayeredImage):
 def open_vmdk(path: str | os.PathLike[str], *, files: Files | None = None, allow: Sequence[str] = ()) -> VmdkImage:
     """Open a VMDK for reading. Extents and parents may lie in its folder and those of `allow`.
 
-    Raises Damaged, NewerFormat; Refused for what lies elsewhere, is encrypted, is of a type that is not read, or a
-    parent that changed since (its content identifier says so); Unreachable where a file is missing.
+    Raises Damaged, NewerFormat; Refused for what lies elsewhere, is encrypted, is of a type that is not read, and for
+    a parent that is missing or changed since (its content identifier says so); Unreachable for a missing extent.
     """
     path, handles = os.fspath(path), Handles()
     try:

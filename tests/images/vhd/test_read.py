@@ -65,7 +65,7 @@ def test_virtual_pc_shows_the_geometry(sample):
 
 def test_a_child_whose_parent_is_not_there(sample):
     path, _ = sample("fat-differential")
-    with pytest.raises(errors.Unreachable, match=r"fat-parent\.vhd.*is not there"):
+    with pytest.raises(errors.Refused, match=r"fat-parent\.vhd.*is not there"):
         open_vhd(path)
 
 

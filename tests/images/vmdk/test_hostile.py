@@ -24,7 +24,7 @@ def read_all(path):
 
 
 def refused(path, raw, error, match):
-    path.write_bytes(raw if isinstance(raw, bytes) else raw.encode())
+    path.write_bytes(raw if isinstance(raw, bytes) else raw.encode(errors="surrogateescape"))
     with pytest.raises(error, match=match) as caught:
         read_all(path)
     assert str(path.parent) in str(caught.value)
@@ -71,8 +71,11 @@ DESCRIPTORS = {
     "encrypted 2": (descriptor(["RW 1 ZERO"], more='encryption.keySafe = "x"'), errors.Refused, "encrypted"),
     "newer": (descriptor(["RW 1 ZERO"]).replace("version=1", "version=7"), errors.NewerFormat, "7"),
     "no identifier": (descriptor(["RW 1 ZERO"], cid="xyz"), errors.Damaged, "cid"),
-    "a missing parent": (descriptor(["RW 1 ZERO"], parent="1", hint="p.vmdk"), errors.Unreachable, r"p\.vmdk"),
-    "a parent without a name": (descriptor(["RW 1 ZERO"], parent="1"), errors.Unreachable, "without a name"),
+    "a missing parent": (descriptor(["RW 1 ZERO"], parent="1", hint="p.vmdk"), errors.Refused, r"p\.vmdk"),
+    "a parent without a name": (descriptor(["RW 1 ZERO"], parent="1"), errors.Refused, "without a name"),
+    "a long name": (descriptor([f'RW 1 FLAT "{"n" * 5000}" 0']), errors.Unreachable, "not there"),
+    "a deep name": (descriptor([f'RW 1 FLAT "{"n/" * 5000}x" 0']), errors.Unreachable, "n/n"),
+    "strange letters": ('RW 1 FLAT "\udcff\x01\x7f\u2028" 0\ncreateType=x\nCID=1', errors.Error, "a.vmdk"),
     "itself as parent": (descriptor(["RW 1 ZERO"], parent="00c0ffee", hint="a.vmdk"), errors.Refused, "comes back"),
     "no vmdk": ("hello", errors.Damaged, "KDMV"),
     "nothing": ("", errors.Damaged, "KDMV"),
