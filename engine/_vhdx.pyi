@@ -42,9 +42,9 @@ def claim(
     ratio: int,
     blocks: int,
     differencing: bool,
-    block_mib: int,
-    file_mib: int,
-    tail_mib: int,
+    block_size: int,
+    file_size: int,
+    tail: int,
     used: Buffer,
 ) -> tuple[int, int]: ...
 def tally(entries: Buffer, ratio: int, blocks: int) -> list[int]: ...

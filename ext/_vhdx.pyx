@@ -39,6 +39,7 @@ OK, RESERVED, STATE, OUTSIDE, TAKEN, PARTIAL, NO_BITMAP, BITMAP = range(8)
 
 # Holes below this are reported as data: to leave one out costs as much as to read it.
 cdef int64_t SMALL_HOLE = 65536
+cdef uint64_t MIB = 1 << 20
 
 cdef array.array INTS = array.array("i")
 cdef array.array LONGS = array.array("q")
@@ -375,12 +376,12 @@ cdef bint occupy(uint8_t[::1] used, uint64_t first, uint64_t count) noexcept nog
     return True
 
 
-def claim(const uint64_t[::1] entries, uint64_t ratio, uint64_t blocks, bint differencing, uint64_t block_mib,
-          uint64_t file_mib, uint64_t tail_mib, uint8_t[::1] used):
+def claim(const uint64_t[::1] entries, uint64_t ratio, uint64_t blocks, bint differencing, uint64_t block_size,
+          uint64_t file_size, uint64_t tail, uint8_t[::1] used):
     """Check whole chunks of entries, and mark the MiBs of the file that they use in the bits of `used`.
 
     `ratio` payload entries and one bitmap entry make a chunk; there are `blocks` payload entries, of which the
-    last needs only `tail_mib` in the file. Returns (index, what is wrong with it), or (-1, OK).
+    last needs only `tail` bytes in the file. Returns (index, what is wrong with it), or (-1, OK).
     """
     cdef Py_ssize_t i
     cdef Py_ssize_t n = entries.shape[0]
@@ -392,13 +393,13 @@ def claim(const uint64_t[::1] entries, uint64_t ratio, uint64_t blocks, bint dif
     cdef uint64_t inside = ratio
     cdef Py_ssize_t sector_entry
     cdef int code = 0
-    if ratio == 0 or ratio > <uint64_t>1 << 32 or block_mib > <uint64_t>1 << 20:
-        raise ValueError(f"{ratio} blocks a chunk")
+    if ratio == 0 or ratio > <uint64_t>1 << 32 or block_size > <uint64_t>1 << 40:
+        raise ValueError(f"{ratio} blocks of {block_size} bytes a chunk")
     with nogil:
         for i in range(n):
             entry = entries[i]
             state = entry & 7
-            place = entry >> 20
+            place = entry & ~<uint64_t>0xFFFFF
             inside = inside + 1 if inside < ratio else 0
             if entry == 0:
                 block += inside < ratio
@@ -410,9 +411,9 @@ def claim(const uint64_t[::1] entries, uint64_t ratio, uint64_t blocks, bint dif
                 elif state == 6 and not differencing:
                     code = 7
                 elif state == 6:
-                    if place == 0 or place >= file_mib:
+                    if place == 0 or place >= file_size or file_size - place < MIB:
                         code = 3
-                    elif not occupy(used, place, 1):
+                    elif not occupy(used, place // MIB, 1):
                         code = 4
             elif block < blocks:
                 block += 1
@@ -421,15 +422,15 @@ def claim(const uint64_t[::1] entries, uint64_t ratio, uint64_t blocks, bint dif
                 elif state == 4 or state == 5:
                     code = 2
                 elif state >= 6:
-                    needed = tail_mib if block == blocks else block_mib
+                    needed = tail if block == blocks else block_size
                     sector_entry = i - <Py_ssize_t>inside + <Py_ssize_t>ratio
                     if state == 7 and not differencing:
                         code = 5
                     elif state == 7 and (sector_entry >= n or entries[sector_entry] & 7 != 6):
                         code = 6
-                    elif place == 0 or place >= file_mib or file_mib - place < needed:
+                    elif place == 0 or place >= file_size or file_size - place < needed:
                         code = 3
-                    elif not occupy(used, place, block_mib):
+                    elif not occupy(used, place // MIB, block_size // MIB):
                         code = 4
             if code:
                 break

@@ -21,6 +21,7 @@ ZERO = -1
 PARENT = -2
 OK, RESERVED, STATE, OUTSIDE, TAKEN, PARTIAL, NO_BITMAP, BITMAP = range(8)
 _SMALL_HOLE = 65536
+_MIB = 1 << 20
 _PLACE = np.uint64(0x7FFFFFFFFFF00000)
 
 Lists = tuple["array[int]", "array[int]", "array[int]"]
@@ -276,21 +277,21 @@ def claim(
     ratio: int,
     blocks: int,
     differencing: bool,
-    block_mib: int,
-    file_mib: int,
-    tail_mib: int,
+    block_size: int,
+    file_size: int,
+    tail: int,
     used: Buffer,
 ) -> tuple[int, int]:
     """Check whole chunks of entries, and mark the MiBs of the file that they use in the bits of `used`.
 
     `ratio` payload entries and one bitmap entry make a chunk; there are `blocks` payload entries, of which the
-    last needs only `tail_mib` in the file. Returns (index, what is wrong with it), or (-1, OK).
+    last needs only `tail` bytes in the file. Returns (index, what is wrong with it), or (-1, OK).
     """
-    unsigned(blocks, block_mib, file_mib, tail_mib)
-    if not 0 < ratio <= 1 << 32 or block_mib > 1 << 20:
-        raise ValueError(f"{ratio} blocks a chunk")
+    unsigned(blocks, block_size, file_size, tail)
+    if not 0 < ratio <= 1 << 32 or block_size > 1 << 40:
+        raise ValueError(f"{ratio} blocks of {block_size} bytes a chunk")
     table, marks = view(entries, np.uint64), view(used, np.uint8, writable=True)
-    states, places = table & np.uint64(7), table >> np.uint64(20)
+    states, places = table & np.uint64(7), table & ~np.uint64(_MIB - 1)
     payload = _payload(table, ratio, blocks)
     bitmaps = np.arange(ratio, len(table), ratio + 1)
     # Entries that say nothing are most of a large table; only the others are looked at one by one.
@@ -302,8 +303,8 @@ def claim(
     for index in np.flatnonzero(suspects).tolist():
         state, place = int(states[index]), int(places[index])
         sector_bitmap = counted[index] == 2
-        size = 1 if sector_bitmap else block_mib
-        needed = tail_mib if index == last else size
+        size = _MIB if sector_bitmap else block_size
+        needed = tail if index == last else size
         owner = index - index % (ratio + 1) + ratio
         if reserved[index]:
             return index, RESERVED
@@ -313,9 +314,9 @@ def claim(
             return index, BITMAP if sector_bitmap else PARTIAL
         if state == 7 and (owner >= len(table) or states[owner] != 6):
             return index, NO_BITMAP
-        if place == 0 or place >= file_mib or file_mib - place < needed:
+        if place == 0 or place >= file_size or file_size - place < needed:
             return index, OUTSIDE
-        if not _occupy(marks, place, size):
+        if not _occupy(marks, place // _MIB, size // _MIB):
             return index, TAKEN
     return -1, OK
 

@@ -124,10 +124,10 @@ class BlockTable:
     def _claim(self, index: int, entries: memoryview, used: mmap.mmap) -> None:
         meta = self.metadata
         # Of the last block only what the disk has of it must be there: some tools cut it.
-        tail = -(-(meta.size - (meta.blocks - 1) * meta.block_size) // MIB)
+        tail = meta.size - (meta.blocks - 1) * meta.block_size
         where, code = kernel.vhdx.claim(
-            entries, meta.ratio, self._blocks(index), meta.locator is not None, meta.block_size // MIB,
-            -(-self.container.size // MIB), tail, used,
+            entries, meta.ratio, self._blocks(index), meta.locator is not None, meta.block_size,
+            self.container.size, tail, used,
         )  # fmt: skip
         if where >= 0:
             raise self._damaged(index, where, entries[where], code)
