@@ -5,6 +5,7 @@ qemu-img knows dynamic and fixed files with sectors of 512 bytes; libvhdi also p
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import subprocess
@@ -77,7 +78,7 @@ def by_libvhdi(*paths: Path) -> bytes:
     for path in paths:
         files.append(vhdi.file())
         files[-1].open(str(path))
-    for child, parent in zip(files[:-1], files[1:], strict=True):
+    for child, parent in itertools.pairwise(files):
         assert child.get_parent_identifier() == parent.get_identifier()
         child.set_parent(parent)
     data: bytes = files[0].read_buffer_at_offset(files[0].get_media_size(), 0)
