@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from secondsite.engine import errors, scan
 from secondsite.engine.batch import BATCH_BYTES, Batch
 from secondsite.engine.files import LocalFiles
-from secondsite.engine.images import Image, ShortImage, create_image, open_image
+from secondsite.engine.images import Image, ShortImage, open_image
 from secondsite.engine.progress import Monitor, Progress
+from secondsite.engine.replica.container import create_container
 from secondsite.engine.results import Converted
 from secondsite.engine.source import Source
 from secondsite.engine.units import KIB
@@ -83,7 +84,7 @@ def _fill(
     image: Image, partial: str, format: str, subformat: str | None, workers: int, monitor: Monitor
 ) -> scan.Tally:
     size = image.size
-    with create_image(partial, size, format, subformat) as made:
+    with create_container(LocalFiles(), partial, size, format, subformat) as made:
         monitor.begin("convert", size)
         try:
             tally = scan.Scan(

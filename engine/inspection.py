@@ -9,7 +9,6 @@ from secondsite.engine import errors
 from secondsite.engine.files import Files, LocalFiles
 from secondsite.engine.images import Image, open_image
 from secondsite.engine.images.formats import describe
-from secondsite.engine.images.vhdx import VhdxImage
 from secondsite.engine.replica import chain
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.point import Point
@@ -151,7 +150,10 @@ def check_image(
     """Look at every structure of an image; what is wrong or odd. A file that cannot be opened raises, as elsewhere."""
     with open_image(path, format=format, allow_parent_path=allow_parent_path) as image:
         facts = describe(image)
-        if isinstance(image, VhdxImage):
+        if facts.format == "vhdx":
+            from secondsite.engine.images.vhdx import VhdxImage
+
+            assert isinstance(image, VhdxImage)
             return [Finding(f.path, f.text, f.damaged, f.offset) for f in image.check()]
         found = [Finding(image.path, note, False) for note in facts.notes]
         try:

@@ -20,6 +20,7 @@ from secondsite.engine.images import Image, ShortImage
 from secondsite.engine.images.raw import real_path
 from secondsite.engine.progress import Monitor, Progress
 from secondsite.engine.replica import mend, prune
+from secondsite.engine.replica.container import check_format
 from secondsite.engine.replica.cycle import Cycle, InPlace, Next
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.identity import Identity
@@ -60,6 +61,7 @@ def replicate(
     source_id: str | None = None,
     accept_source: bool = False,
     source_format: str | None = None,
+    head: str | None = None,
     allow_parent_path: Sequence[str] = (),
     resync: bool = False,
     trust_mtime: bool = False,
@@ -77,6 +79,8 @@ def replicate(
     bytes a second. `epoch`: refuse where the replica's is higher (DESIGN D9). `source_id` names the source where its
     path does not; `accept_source` lets another image take the recorded one's place. `resync` trusts no map and mends
     the head. `trust_mtime` skips the scan of a file that its times call unchanged. `history`: auto, undo or clone.
+    `head` is the format of a new replica's head: raw, vhdx or vhd. For `source_format` and `allow_parent_path` see
+    open_image.
 
     Raises Refused, Busy, SourceChanged, Damaged, Unreachable, Full, Cancelled or Usage. Whatever it raises, the
     replica holds every point that it held before.
@@ -90,6 +94,8 @@ def replicate(
         raise errors.Usage("the limit must be at least one byte a second")
     if block_size is not None:
         units.check_block_size(block_size)
+    if head is not None:
+        check_format(head)
     options = _Options(
         fmt.parse_codec(codec), history, resync, trust_mtime, workers or default_workers(), clock
     )
@@ -97,9 +103,9 @@ def replicate(
     origin = _open_source(source, source_id, source_format, allow_parent_path, files, root)
     try:
         _refuse_inside(origin, root, files)
-        opened = _open_or_create(root, files, origin, block_size, options)
+        opened = _open_or_create(root, files, origin, block_size, head, options)
         with opened.writing(force=resync):
-            _admit(opened, origin, block_size, epoch, accept_source)
+            _admit(opened, origin, block_size, head, epoch, accept_source)
             if resync:
                 opened.mend_records()
             result = _cycles(opened, origin, options, Monitor(progress, cancel, limit))
@@ -135,27 +141,42 @@ def _refuse_inside(origin: sources.Source, root: str, files: Files) -> None:
 
 
 def _open_or_create(
-    root: str, files: Files, origin: sources.Source, block_size: int | None, options: _Options
+    root: str,
+    files: Files,
+    origin: sources.Source,
+    block_size: int | None,
+    head: str | None,
+    options: _Options,
 ) -> Replica:
     layout = Layout(root)
-    if files.size(layout.identity) >= 0 or files.exists(layout.head) or files.listdir(layout.points):
+    if files.size(layout.identity) >= 0 or files.listdir(layout.points):
         return Replica.open(root, files)
     for folder in PurePosixPath(real_path(root)).parents:
         if files.size(Layout(str(folder)).identity) >= 0:
             raise errors.Refused("lies inside another replica; choose a folder of its own", path=root)
     size = block_size or units.DEFAULT_BLOCK_SIZE
-    identity = Identity.new(size, format_time(options.clock()), origin.name, "undo", origin.format)
+    identity = Identity.new(size, format_time(options.clock()), origin.name, "undo", origin.format, head or "raw")
     return Replica.create(root, files, identity, probe=options.history != "undo")
 
 
 def _admit(
-    replica: Replica, origin: sources.Source, block_size: int | None, epoch: int | None, accept: bool
+    replica: Replica,
+    origin: sources.Source,
+    block_size: int | None,
+    head: str | None,
+    epoch: int | None,
+    accept: bool,
 ) -> None:
     """May this source write into this replica? Raises Refused. Mends a damaged copy of the identity."""
     identity = replica.identity
     if block_size is not None and block_size != identity.block_size:
         raise errors.Refused(
             f"its block size is {identity.block_size}, not {block_size}; it stays for a replica's life",
+            path=replica.layout.root,
+        )
+    if head is not None and head != identity.head_format:
+        raise errors.Refused(
+            f"its head is of format {identity.head_format}, not {head}; it stays for a replica's life",
             path=replica.layout.root,
         )
     if epoch is not None and epoch < identity.epoch:
@@ -215,8 +236,9 @@ def _cycle(replica: Replica, origin: sources.Source, options: _Options, monitor:
         try:
             monitor.begin("initial" if old is None else "replicate", size)
             tally = scan.Scan(
-                origin.image, mending.previous, work, size=size, block_size=replica.identity.block_size,
-                seed=replica.identity.seed, workers=options.workers, monitor=monitor,
+                origin.image, None if work.fresh else mending.previous, work, size=size,
+                block_size=replica.identity.block_size, seed=replica.identity.seed,
+                workers=options.workers, monitor=monitor,
                 batch_bytes=min(BATCH_BYTES, monitor.limiter.piece) if monitor.limiter else BATCH_BYTES,
             ).run()  # fmt: skip
             _stood_still(origin, before)
@@ -249,6 +271,8 @@ class _Work:
         self, replica: Replica, old: Point | None, size: int, options: _Options, mending: Mending
     ) -> None:
         self.replica, self.old, self.size, self.options, self.mending = replica, old, size, options, mending
+        # A container cannot be made smaller again, so a size that changed is a new container.
+        self.fresh = old is None or (replica.layout.kind != "raw" and size != old.virtual_bytes)
         self.cycle: Cycle | None = None
         self._lock = threading.Lock()
 
@@ -263,8 +287,8 @@ class _Work:
 
     def _make(self) -> Cycle:
         replica, old, options = self.replica, self.old, self.options
-        if old is None:
-            return Next(replica, None, self.size)
+        if old is None or self.fresh:
+            return Next(replica, old, self.size, fresh=True)
         if options.history != "undo" and not options.resync:
             cloned = Next.from_clone(replica, old, self.size)
             if cloned is not None:

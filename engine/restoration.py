@@ -17,10 +17,11 @@ from secondsite.engine import errors, kernel, scan
 from secondsite.engine.batch import BATCH_BYTES, Batch
 from secondsite.engine.blockmap import PAGE_BLOCKS, BlockMap, differing_blocks
 from secondsite.engine.files import Files, LocalFiles
-from secondsite.engine.images import Image
+from secondsite.engine.images import Image, detect
 from secondsite.engine.images.raw import real_path
 from secondsite.engine.progress import Monitor, Progress
 from secondsite.engine.replica import chain as chains
+from secondsite.engine.replica.container import check_format, create_container, open_container
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.point import Point
 from secondsite.engine.replica.view import PointView, point_map
@@ -34,12 +35,17 @@ def restore(
     *,
     at: str = "latest",
     in_place: bool = False,
+    format: str | None = None,
+    subformat: str | None = None,
     workers: int | None = None,
     progress: Callable[[Progress], None] | None = None,
     cancel: Callable[[], bool] | None = None,
     files: Files | None = None,
 ) -> Restored:
     """Write the point `at` (a generation, `latest` or a time) to `output`.
+
+    `format` is raw, vhdx or vhd; by default raw for a new file, and what an existing one is for `in_place`. A VHDX or
+    VHD is dynamic unless `subformat` is `fixed`.
 
     A new output appears under its name only when it is whole and durable; an existing one is Refused, unless
     `in_place`: then just what differs from the point is written, to a file or a block device, and a call that was cut
@@ -53,7 +59,7 @@ def restore(
     with opened.reading(proving=True):
         point = opened.choose(at)
         job = _Job(opened, point, workers or default_workers(), Monitor(progress, cancel))
-        method, written = job.in_place(target) if in_place else job.new(target)
+        method, written = job.in_place(target, format) if in_place else job.new(target, format or "raw", subformat)
     return Restored(point.name, point.virtual_bytes, written, time.monotonic() - began, method, target, opened.warnings)
 
 
@@ -68,14 +74,14 @@ class _Job:
         self.replica, self.point, self.workers, self.monitor = replica, point, workers, monitor
         self.files = replica.files
 
-    def new(self, target: str) -> tuple[str, int]:
+    def new(self, target: str, format: str, subformat: str | None) -> tuple[str, int]:
         """A file that was not there."""
         if self.files.exists(target):
             raise errors.Refused("exists; --in-place rewrites what differs in it, or name another file", path=target)
         folder, name = posixpath.split(target)
         partial = posixpath.join(folder, f".{name}.secondsite-partial")
         try:
-            method, written = self._build(partial)
+            method, written = self._build(partial, format, subformat)
             if self.files.exists(target):
                 raise errors.Refused("appeared meanwhile; it is left alone", path=target)
             self.files.replace(partial, target)
@@ -88,13 +94,12 @@ class _Job:
             raise
         return method, written
 
-    def _build(self, partial: str) -> tuple[str, int]:
+    def _build(self, partial: str, format: str, subformat: str | None) -> tuple[str, int]:
         chain = chains.find(self.replica, self.point.generation)
-        cloned = self.files.clone(chain.base_path, partial)
-        mode = "rw" if cloned else "create"
-        with point_map(self.replica, self.point) as want, self.files.open(partial, mode) as image:
-            image.resize(want.image_size)
+        cloned = format == self.replica.layout.kind == "raw" and self.files.clone(chain.base_path, partial)
+        with point_map(self.replica, self.point) as want, self._open_new(partial, cloned, format, subformat) as image:
             if cloned:
+                image.resize(want.image_size)
                 with self.replica.open_map(chain.base_map) as have:
                     written = self._copy(want, have, image)
                 # A clone shares the head's bytes: they are proved here, since nothing else read them.
@@ -104,9 +109,18 @@ class _Job:
             image.flush()
         return ("clone" if cloned else "copy"), written
 
-    def in_place(self, target: str) -> tuple[str, int]:
+    def _open_new(self, partial: str, cloned: bool, format: str, subformat: str | None) -> Image:
+        if cloned:
+            return self.files.open(partial, "rw")
+        return create_container(self.files, partial, self.point.virtual_bytes, format, subformat)
+
+    def in_place(self, target: str, format: str | None) -> tuple[str, int]:
         """An existing image: hash it, and write what differs."""
-        with point_map(self.replica, self.point) as want, self.files.open(target, "rw") as image:
+        kind = format or (detect(target) if isinstance(self.files, LocalFiles) else "raw")
+        with (
+            point_map(self.replica, self.point) as want,
+            open_container(self.files, target, "rw", check_format(kind)) as image,
+        ):
             if image.size != want.image_size:
                 image.resize(want.image_size)
             temporary = self.files.temporary(target)

@@ -215,7 +215,7 @@ class _Links:
 
     def _clone(self, point: Point, chain: chains.Chain) -> None:
         replica = self.replica
-        with replica.open_map(chain.base_map) as block_map, replica.files.open(chain.base_path, "r") as image:
+        with replica.open_map(chain.base_map) as block_map, replica.open_disk(chain.base_path) as image:
             if block_map.seal().hex() != point.seal:
                 raise errors.Damaged(f"it does not have the seal of point {point.name}", path=chain.base_map)
             if image.size != point.virtual_bytes:

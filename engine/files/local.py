@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import tempfile
 from pathlib import Path
 
 from secondsite.engine import errors
@@ -102,6 +101,8 @@ class LocalFiles(Files):
         return False
 
     def temporary(self, near: str) -> Image:
+        import tempfile  # with all that it imports 5 ms, which most commands need not pay
+
         try:
             fd, path = tempfile.mkstemp(prefix="secondsite-")
             os.close(fd)

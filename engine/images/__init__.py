@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from secondsite.engine.images.base import Extent, Image, Segments, ShortImage, Stamp
-from secondsite.engine.images.formats import FORMATS, create_image, detect, open_image
+from secondsite.engine.images.formats import FORMATS, detect, open_image
 from secondsite.engine.images.raw import RawImage
 
 __all__ = [
-    "FORMATS", "Extent", "Image", "RawImage", "Segments", "ShortImage", "Stamp", "create_image", "detect", "open_image",
+    "FORMATS", "Extent", "Image", "RawImage", "Segments", "ShortImage", "Stamp", "detect", "open_image",
 ]  # fmt: skip

@@ -17,7 +17,6 @@ from secondsite.engine.images.facts import ImageFacts
 from secondsite.engine.images.raw import RawImage
 
 FORMATS = ("raw", "vhdx", "vhd", "vmdk")
-WRITABLE = ("raw", "vhdx", "vhd")
 _SUFFIXES = {
     ".raw": "raw", ".img": "raw", ".bin": "raw", ".iso": "raw",
     ".vhdx": "vhdx", ".avhdx": "vhdx", ".vhds": "vhdx", ".vhd": "vhd", ".avhd": "vhd", ".vmdk": "vmdk",
@@ -120,22 +119,3 @@ def describe(image: Image) -> ImageFacts:
     allocated = sum(extent.length for extent in image.extents(0, size) if not extent.zero)
     device = isinstance(image, RawImage) and image.device
     return ImageFacts("raw", "device" if device else "file", size, 0, allocated_bytes=allocated)
-
-
-def create_image(path: str | os.PathLike[str], size: int, format: str, subformat: str | None = None) -> Image:
-    """A new image of zeros, opened for writing; Refused where the path exists. VHD and VHDX are dynamic by default."""
-    name = os.fspath(path)
-    if format == "raw":
-        made = RawImage(name, "create")
-        made.resize(size)
-        return made
-    if format == "vhdx":
-        from secondsite.engine.images.vhdx.create import create
-
-        create(name, size, subformat=subformat or "dynamic")
-        return _open_vhdx(name, "rw", [])
-    if format == "vhd":
-        from secondsite.engine.images.vhd import create_dynamic, create_fixed
-
-        return create_fixed(name, size) if subformat == "fixed" else create_dynamic(name, size)
-    raise errors.Usage(f"images are written as {', '.join(WRITABLE)}, not as {format!r}")

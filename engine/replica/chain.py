@@ -30,7 +30,7 @@ class History:
         names = replica.files.listdir(replica.layout.points)
         self.head = replica.head_generation()
         self._undos = set(generations(names, "undo"))
-        self._clones = set(generations(names, "raw"))
+        self._clones = set(generations(names, replica.layout.kind))
         self._bases: dict[int, int] = {}
 
     def above(self, generation: int) -> int | None:
@@ -86,7 +86,8 @@ def damage(replica: Replica) -> dict[int, str]:
             base = history.above(point.generation)
             if base is None:
                 # A cycle may be changing the head's size at this moment; a clone stays what it is.
-                size = None if point.generation == history.head else point.virtual_bytes
+                plain = point.generation != history.head and replica.layout.kind == "raw"
+                size = point.virtual_bytes if plain else None
                 _look_image(replica, *history.image(point.generation), size=size)
             else:
                 _look_undo(replica, point.generation)

@@ -20,6 +20,7 @@ from secondsite.engine.delta import format as fmt
 from secondsite.engine.delta.writer import DeltaWriter, FrameBuffer
 from secondsite.engine.images import Image
 from secondsite.engine.replica import record, recovery
+from secondsite.engine.replica.container import create_container
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.point import Point
 
@@ -105,33 +106,36 @@ class Cycle(ABC):
 class Next(Cycle):
     """Builds `next-…`: from nothing, or as a clone of the head, which then becomes the point before it."""
 
-    def __init__(self, replica: Replica, old: Point | None, size: int) -> None:
+    def __init__(self, replica: Replica, old: Point | None, size: int, *, fresh: bool) -> None:
         super().__init__(replica, old, size)
+        self.fresh = fresh
         self._begin()
 
     def _start(self) -> None:
         replica, layout = self.replica, self.replica.layout
         path = layout.next_map(self.generation)
-        if self.old is None:
-            self.head = self._open(layout.next_head(self.generation), "create")
+        head = layout.next_head(self.generation)
+        if self.fresh:
+            made = create_container(replica.files, head, self.size, layout.kind)
+            self.head = self._opened.enter_context(made)
             file = self._open(path, "create")
             self.map = BlockMap.create(file, path, replica.identity.replica_id, self.block_size, self.size)
         else:
-            self.head = self._open(layout.next_head(self.generation), "rw")
+            self.head = self._opened.enter_context(replica.open_disk(head, "rw"))
             if replica.files.clone(layout.head_map, path):
                 self.map = self._opened.enter_context(replica.open_map(path, "rw"))
             else:
                 with replica.open_map(layout.head_map) as old_map:
                     self.map = old_map.copy_to(self._open(path, "create"), path)
             self.map.resize(self.size)
-        self.head.resize(self.size)
+            self.head.resize(self.size)
 
     @classmethod
     def from_clone(cls, replica: Replica, old: Point, size: int) -> Next | None:
         """Over a clone of the head; None where this file system cannot clone."""
         if not replica.files.clone(replica.layout.head, replica.layout.next_head(old.generation + 1)):
             return None
-        return cls(replica, old, size)
+        return cls(replica, old, size, fresh=False)
 
     def seal(self) -> str:
         seal = self.map.seal().hex()

@@ -17,19 +17,20 @@ from secondsite.engine.files import Files, LocalFiles, Lock
 from secondsite.engine.images import Image
 from secondsite.engine.replica import point as point_module
 from secondsite.engine.replica import record
+from secondsite.engine.replica.container import open_container
 from secondsite.engine.replica.identity import Identity
 from secondsite.engine.replica.layout import MAX_GENERATION, Layout, generations, next_generation
 from secondsite.engine.replica.point import Point
 
 # What a creation that a crash cut short may leave behind before the replica says what it is.
-_UNBORN = {"lock", "points", "replica.json.tmp", "head.raw.tmp", "head.map.tmp"}
+_UNBORN = {"lock", "points", "replica.json.tmp", "head.tmp", "head.map.tmp"}
 
 
 class Replica:
     """Open with `Replica.open` or `Replica.create`. `warnings` collects what was found wrong and did no harm."""
 
     def __init__(self, root: str, files: Files, identity: Identity) -> None:
-        self.layout, self.files, self.identity = Layout(root), files, identity
+        self.layout, self.files, self.identity = Layout(root, identity.head_format), files, identity
         self.warnings: list[str] = []
         self.unreadable: dict[int, str] = {}
 
@@ -43,7 +44,7 @@ class Replica:
         if files.size(layout.identity) < 0:
             if not files.exists(layout.root):
                 raise errors.Unreachable("there is no such replica", path=layout.root)
-            if files.exists(layout.head) or files.listdir(layout.points):
+            if files.listdir(layout.points):
                 raise errors.Damaged("it is gone; a replica lies around it", path=layout.identity)
             raise errors.Refused("is not a replica (it has no replica.json)", path=layout.root)
         fields, complaint = record.read(files, layout.identity)
@@ -79,7 +80,7 @@ class Replica:
             raise errors.Refused("is a folder with other content and not a replica", path=self.layout.root)
 
     def _can_clone(self) -> bool:
-        old, new = self.layout.head + ".tmp", self.layout.head_map + ".tmp"
+        old, new = posixpath.join(self.layout.root, "head.tmp"), self.layout.head_map + ".tmp"
         with self.files.open(old, "create") as file:
             file.write(0, bytes(4096))
         try:
@@ -231,7 +232,11 @@ class Replica:
         """The head. Raises Damaged where it is missing."""
         if self.files.size(self.layout.head) < 0:
             raise errors.Damaged("the head is missing", path=self.layout.head)
-        return self.files.open(self.layout.head, mode)
+        return self.open_disk(self.layout.head, mode)
+
+    def open_disk(self, path: str, mode: str = "r") -> Image:
+        """A whole disk of this replica: the head, or a point that is a clone."""
+        return open_container(self.files, path, mode, self.layout.kind)
 
     def open_map(self, path: str, mode: str = "r", *, unchecked: bool = False) -> BlockMap:
         """A block map of this replica. Raises Damaged."""

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from dataclasses import dataclass, replace
 from typing import Any
 
 from secondsite.engine import errors
 from secondsite.engine.replica import record
+from secondsite.engine.replica.container import FORMATS
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """`source` is the name under which it remembers its source image: a path on a machine, or the user's word.
-    `source_format` is how that is read. `history` is how its folder could keep points when it was made: `clone` or
-    `undo`.
+    """`source` is the name under which it remembers its source image: a path on a machine, or the user's word; that is
+    read as `source_format`. `head_format` is how the head is written. `history` is how its folder could keep points
+    when it was made: `clone` or `undo`.
     """
 
     replica_id: bytes
@@ -25,12 +26,21 @@ class Identity:
     source: str
     history: str
     source_format: str
+    head_format: str
 
     @classmethod
-    def new(cls, block_size: int, created: str, source: str, history: str, source_format: str = "raw") -> Identity:
+    def new(
+        cls,
+        block_size: int,
+        created: str,
+        source: str,
+        history: str = "undo",
+        source_format: str = "raw",
+        head_format: str = "raw",
+    ) -> Identity:
         """A fresh one. Its random seed keys the hashes: a guest that could choose colliding blocks does not know it."""
-        seed = secrets.randbits(63)
-        return cls(secrets.token_bytes(16), block_size, seed, 1, created, source, history, source_format)
+        seed = int.from_bytes(os.urandom(8), "little") >> 1
+        return cls(os.urandom(16), block_size, seed, 1, created, source, history, source_format, head_format)
 
     def fields(self) -> dict[str, Any]:
         return {
@@ -43,6 +53,7 @@ class Identity:
             "source": self.source,
             "history": self.history,
             "source_format": self.source_format,
+            "head_format": self.head_format,
         }
 
     @classmethod
@@ -67,6 +78,7 @@ class Identity:
             record.field(fields, "source", str, path),
             record.field(fields, "history", str, path),
             record.field({"source_format": "raw", **fields}, "source_format", str, path),
+            _head_format({"head_format": "raw", **fields}, path),
         )
 
     def following(self, source: str, source_format: str) -> Identity:
@@ -76,3 +88,10 @@ class Identity:
     def raised(self, epoch: int) -> Identity:
         """The same replica with a higher epoch."""
         return replace(self, epoch=epoch)
+
+
+def _head_format(fields: dict[str, Any], path: str) -> str:
+    found: str = record.field(fields, "head_format", str, path)
+    if found not in FORMATS:
+        raise errors.NewerFormat(f"its head is of format {found!r}, which this program does not write", path=path)
+    return found

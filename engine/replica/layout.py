@@ -17,14 +17,15 @@ MAX_GENERATION = 10**WIDTH - 1
 
 
 class Layout:
-    """Paths of one replica."""
+    """Paths of one replica. `kind` is the format of its head, and what its files of whole disks are called by."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, kind: str = "raw") -> None:
+        self.kind = kind
         self.root = root.rstrip("/") or "/"
         self.points = posixpath.join(self.root, "points")
         self.identity = self._in("replica.json")
         self.lock = self._in("lock")
-        self.head = self._in("head.raw")
+        self.head = self._in(f"head.{kind}")
         self.head_map = self._in("head.map")
         self.checked = self._in("checked.json")
         self.damage = self._in("damage.json")
@@ -33,7 +34,7 @@ class Layout:
         return posixpath.join(self.root, name)
 
     def next_head(self, generation: int) -> str:
-        return self._in(f"next-{generation:0{WIDTH}}.raw")
+        return self._in(f"next-{generation:0{WIDTH}}.{self.kind}")
 
     def next_map(self, generation: int) -> str:
         return self._in(f"next-{generation:0{WIDTH}}.map")
@@ -48,7 +49,7 @@ class Layout:
         return self._point(generation, "undo")
 
     def clone(self, generation: int) -> str:
-        return self._point(generation, "raw")
+        return self._point(generation, self.kind)
 
     def clone_map(self, generation: int) -> str:
         return self._point(generation, "map")
@@ -66,8 +67,8 @@ def generations(names: list[str], kind: str) -> list[int]:
 
 
 def next_generation(name: str) -> int | None:
-    """The generation of a `next-…` name, or None."""
+    """The generation of a `next-…` name, or None. A container that is being created has `.tmp` behind it."""
     stem, _, kind = name.removeprefix("next-").rpartition(".")
-    if name.startswith("next-") and kind in ("raw", "map") and stem.isascii() and stem.isdigit():
+    if name.startswith("next-") and kind in ("raw", "vhdx", "vhd", "map") and stem.isascii() and stem.isdigit():
         return int(stem)
     return None

@@ -9,6 +9,7 @@ from secondsite.engine.blockmap import BlockMap, differing_blocks
 from secondsite.engine.images import Image
 from secondsite.engine.progress import Monitor
 from secondsite.engine.replica import record
+from secondsite.engine.replica.container import create_container, open_container
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.point import Point
 
@@ -63,7 +64,7 @@ class Mending:
             self.sealed = self._logical.seal().hex() == old.seal
             _doubt(self.previous, self._logical)
             return
-        held_bytes = self.replica.files.size(self.replica.layout.head)
+        held_bytes = self._head_bytes()
         if held_bytes != old.virtual_bytes:
             what = f"has {held_bytes} bytes" if held_bytes >= 0 else "is missing"
             raise errors.Damaged(
@@ -78,6 +79,14 @@ class Mending:
                     raise
                 self._logical = self._replace(old, held, error)
         self.previous = self._logical
+
+    def _head_bytes(self) -> int:
+        """The size of the head's disk; -1 where there is none."""
+        layout = self.replica.layout
+        if layout.kind == "raw" or self.replica.files.size(layout.head) < 0:
+            return self.replica.files.size(layout.head)
+        with self.replica.open_head() as head:
+            return head.size
 
     def _hash_head(self, old: Point) -> BlockMap:
         replica = self.replica
@@ -95,11 +104,21 @@ class Mending:
         """The head to hash; a resync cuts or fills it to its size, and begins with zeros where there is none."""
         if not self.resync:
             return self.replica.open_head()
-        path, missing = self.replica.layout.head, self.replica.files.size(self.replica.layout.head) < 0
-        head = self.replica.files.open(path, "create" if missing else "rw")
-        if head.size != old.virtual_bytes:
+        files, path, kind = self.replica.files, self.replica.layout.head, self.replica.layout.kind
+        head: Image | None = None
+        if files.size(path) >= 0:
+            try:
+                head = open_container(files, path, "rw", kind)
+            except errors.Damaged as error:
+                self.replica.warn(f"{error}; a new head was begun")
+        if head is not None and head.size != old.virtual_bytes:
             self.replica.warn(f"{path}: the head had {head.size} bytes, {old.virtual_bytes} were expected")
-            head.resize(old.virtual_bytes)
+            if kind != "raw":
+                head.close()
+                head = None
+        if head is None:
+            return create_container(files, path, old.virtual_bytes, kind)
+        head.resize(old.virtual_bytes)
         return head
 
     def _replace(self, old: Point, held: BlockMap, error: errors.Damaged) -> BlockMap:

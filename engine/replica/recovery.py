@@ -10,6 +10,7 @@ from secondsite.engine import errors, kernel
 from secondsite.engine.blockmap import BlockMap
 from secondsite.engine.delta.reader import DeltaReader, Frame
 from secondsite.engine.images import Image
+from secondsite.engine.replica.container import create_container
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.layout import generations, next_generation
 from secondsite.engine.replica.point import Point
@@ -55,7 +56,7 @@ def roll_back(replica: Replica, generation: int, *, force: bool) -> None:
     """Undo a cycle that was not committed: write the old contents back, prove it, drop the undo delta."""
     point = replica.point(generation)
     path = replica.layout.undo(generation)
-    with _open_head(replica, force=force) as head:
+    with _open_head(replica, point, force=force) as head:
         block_map = _open_map(replica, point, force=force)
         try:
             complaint = _apply(replica, point, head, block_map, force=force)
@@ -75,11 +76,11 @@ def roll_back(replica: Replica, generation: int, *, force: bool) -> None:
     replica.files.flush_dir(replica.layout.points)
 
 
-def _open_head(replica: Replica, *, force: bool) -> Image:
+def _open_head(replica: Replica, point: Point, *, force: bool) -> Image:
     """The head; `force` begins with an empty one where it is gone, for what the undo delta still has of it."""
     path = replica.layout.head
     if force and replica.files.size(path) < 0:
-        return replica.files.open(path, "create")
+        return create_container(replica.files, path, point.virtual_bytes, replica.layout.kind)
     return replica.open_head("rw")
 
 
@@ -175,7 +176,7 @@ def _sweep_points(replica: Replica) -> None:
     files, layout = replica.files, replica.layout
     names = files.listdir(layout.points)
     recorded = set(generations(names, "json"))
-    held = {kind: generations(names, kind) for kind in ("undo", "raw", "map")}
+    held = {kind: generations(names, kind) for kind in ("undo", layout.kind, "map")}
     orphans = {generation for found in held.values() for generation in found} - recorded
     orphans = {generation for generation in orphans if recorded and generation < max(recorded)}
     if not orphans:
@@ -189,7 +190,7 @@ def _sweep_points(replica: Replica) -> None:
                 return  # where it leads is not known: rather keep too much
             needed.add(reader.header.base_generation)
             reader.close()
-    for kind, path in (("undo", layout.undo), ("raw", layout.clone), ("map", layout.clone_map)):
+    for kind, path in (("undo", layout.undo), (layout.kind, layout.clone), ("map", layout.clone_map)):
         for generation in held[kind]:
             if generation in orphans - needed:
                 files.unlink(path(generation))

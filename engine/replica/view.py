@@ -102,7 +102,7 @@ class PointView(Image):
         self.path = f"{replica.layout.root} at point {point.name}"
         self.point, self.block_size = point, replica.identity.block_size
         self._layers: list[_Layer] = []
-        self._base = replica.files.open(chain.base_path, "r")
+        self._base = replica.open_disk(chain.base_path)
         try:
             for undo in chain.undos:
                 self._layers.append(_Layer(replica, undo))

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 @click.argument("replica")
 @click.option("--block-size", type=SIZE, help="Unit of tracking of a new replica, 4K to 4M.  [default: 64K]")
 @click.option(
+    "--head", type=click.Choice(["raw", "vhdx", "vhd"]), help="Format of a new replica's head.  [default: raw]"
+)
+@click.option(
     "--codec", default="auto", metavar="CODEC", show_default=True,
     help="How undo deltas are packed: auto, none, lz4 or zstd[:LEVEL].",
 )  # fmt: skip

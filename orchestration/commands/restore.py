@@ -17,12 +17,24 @@ from secondsite.orchestration.commands.options import at_option, json_option
 @click.argument("output_path", metavar="OUTPUT")
 @at_option
 @click.option("--in-place", is_flag=True, help="Rewrite an existing file or device: only what differs is written.")
+@click.option(
+    "--format", type=click.Choice(["raw", "vhdx", "vhd"]),
+    help="Of OUTPUT.  [default: raw; with --in-place what OUTPUT is]",
+)  # fmt: skip
+@click.option("--subformat", type=click.Choice(["dynamic", "fixed"]), help="Of a VHDX or VHD.  [default: dynamic]")
 @click.option("--threads", type=click.IntRange(1, 64), help="Workers.  [default: one a core, at most 4]")
 @json_option
 def command(
-    replica: str, output_path: str, at: str | None, in_place: bool, threads: int | None, as_json: bool
+    replica: str,
+    output_path: str,
+    at: str | None,
+    in_place: bool,
+    format: str | None,
+    subformat: str | None,
+    threads: int | None,
+    as_json: bool,
 ) -> None:
-    """Write a recovery point of REPLICA, the latest or --at, to the raw image OUTPUT.
+    """Write a recovery point of REPLICA, the latest or --at, to the image OUTPUT.
 
     Every block is checked against the point's sealed map before it is written, and read back. A new OUTPUT appears
     under its name only when it is whole.
@@ -33,8 +45,8 @@ def command(
     """
     with output.watching() as watch:
         done = engine.restore(
-            replica, output_path, at=at or "latest", in_place=in_place, workers=threads,
-            progress=watch.progress, cancel=watch.cancelled,
+            replica, output_path, at=at or "latest", in_place=in_place, format=format, subformat=subformat,
+            workers=threads, progress=watch.progress, cancel=watch.cancelled,
         )  # fmt: skip
     output.warn(done.warnings)
     if as_json:

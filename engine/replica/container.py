@@ -1,0 +1,58 @@
+"""The head as a file of some format: raw, or a VHDX or dynamic VHD whose guest-visible disk is the replica.
+
+All of them are written through the `Files` seam, so that what holds for a raw head in a crash holds for these: a
+container's own log keeps it whole, and the undo delta on top of that brings its disk back.
+"""
+
+from __future__ import annotations
+
+from secondsite.engine import errors
+from secondsite.engine.files import Files
+from secondsite.engine.images import Image
+
+FORMATS = ("raw", "vhdx", "vhd")
+
+
+def check_format(name: str) -> str:
+    """One of FORMATS, or Usage."""
+    if name not in FORMATS:
+        raise errors.Usage(f"the head is {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, not {name!r}")
+    return name
+
+
+def open_container(files: Files, path: str, mode: str, format: str) -> Image:
+    """An existing head, clone or half-made head; `r` or `rw`."""
+    if format == "vhdx":
+        from secondsite.engine.images.vhdx import VhdxImage
+        from secondsite.engine.images.vhdx.writer import VhdxWriter
+
+        # A crash may leave a log that is not empty: a reader looks through it, a writer replays it.
+        return VhdxWriter(files.open(path, "rw")) if mode == "rw" else VhdxImage(path)
+    if format == "vhd":
+        from secondsite.engine.images.vhd import open_vhd
+
+        return open_vhd(path, mode, files=files)
+    return files.open(path, mode)
+
+
+def create_container(files: Files, path: str, size: int, format: str, subformat: str | None = None) -> Image:
+    """A new one of zeros, opened for writing; what was there is replaced. Containers are dynamic by default.
+
+    A fixed VHD has whole MiB, as Azure wants them: its disk may be larger than `size`, by zeros.
+    """
+    check_format(format)
+    if format == "raw":
+        made = files.open(path, "create")
+        made.resize(size)
+        return made
+    files.unlink(path)
+    if format == "vhdx":
+        from secondsite.engine.images.vhdx.create import create
+
+        create(path, size, subformat=subformat or "dynamic", files=files)
+        return open_container(files, path, "rw", format)
+    from secondsite.engine.images.vhd import create_dynamic, create_fixed
+
+    if subformat == "fixed":
+        return create_fixed(path, size, files=files, overwrite=True)
+    return create_dynamic(path, size, files=files, overwrite=True)
