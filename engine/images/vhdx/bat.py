@@ -22,14 +22,13 @@ from collections.abc import Iterator
 from secondsite.engine import errors, kernel
 from secondsite.engine.images.vhdx.container import Container
 from secondsite.engine.images.vhdx.metadata import Metadata
-from secondsite.engine.images.vhdx.packing import MIB
+from secondsite.engine.images.vhdx.packing import FULL, MIB
 from secondsite.engine.images.vhdx.regions import Regions
 from secondsite.engine.images.vhdx.structures import damaged
 
 _WINDOW_ENTRIES = 16384
 _KEPT = 8
 _PLACE = ~(MIB - 1) & (1 << 64) - 1
-FULL, PARTIAL = 6, 7
 
 
 class BlockTable:

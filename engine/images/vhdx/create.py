@@ -17,9 +17,9 @@ from secondsite.engine.images.vhdx import packing
 from secondsite.engine.images.vhdx.journal import NO_LOG, Headers
 from secondsite.engine.images.vhdx.metadata import Item, Metadata
 from secondsite.engine.images.vhdx.opening import Identity, identify
-from secondsite.engine.images.vhdx.packing import MIB
+from secondsite.engine.images.vhdx.packing import FULL, MIB
 from secondsite.engine.images.vhdx.structures import MAX_BLOCK, MAX_DISK, MIN_BLOCK
-from secondsite.engine.images.vhdx.table import FULL, region_bytes
+from secondsite.engine.images.vhdx.table import region_bytes
 
 CREATOR = "secondsite"
 SUBFORMATS = ("dynamic", "fixed", "differencing")

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import struct
 from typing import NamedTuple
 from uuid import UUID
 
 from secondsite.engine import errors, kernel
 from secondsite.engine.images.vhdx.container import Container
-from secondsite.engine.images.vhdx.packing import FILE_ID, HEADER_OFFSETS, KIB, MIB
+from secondsite.engine.images.vhdx.packing import FILE_ID, HEADER, HEADER_OFFSETS, KIB, MIB
 from secondsite.engine.images.vhdx.structures import HEADER_AREA, MAX_LOG, NO_GUID, damaged, guid
 
 HEADER_BYTES = 4 * KIB
-_HEADER = struct.Struct("<4sIQ16s16s16sHHIQ")
 _VERSION = 1
 
 
@@ -42,7 +40,7 @@ class Header(NamedTuple):
 
 def parse(raw: bytes, slot: int) -> Header | None:
     """A header, or None where signature or checksum are wrong: the other one counts then."""
-    signature, checksum, sequence, file_write, data_write, log, *rest = _HEADER.unpack_from(raw)
+    signature, checksum, sequence, file_write, data_write, log, *rest = HEADER.unpack_from(raw)
     if signature != b"head" or kernel.crc.crc32c(raw[:4] + bytes(4) + raw[8:]) != checksum:
         return None
     return Header(slot, sequence, guid(file_write), guid(data_write), guid(log), *rest)

@@ -14,9 +14,10 @@ from secondsite.engine import errors
 from secondsite.engine.images.base import Buffer, Extent, Image, Segments, ShortImage
 from secondsite.engine.images.vhdx.gate import Gate
 from secondsite.engine.images.vhdx.opening import load
+from secondsite.engine.images.vhdx.packing import NOT_PRESENT, PARTIAL
 from secondsite.engine.images.vhdx.pages import Pages
 from secondsite.engine.images.vhdx.sectors import Sectors
-from secondsite.engine.images.vhdx.table import IN_FILE, NOT_PRESENT, OFFSET, PARTIAL, STATE
+from secondsite.engine.images.vhdx.table import IN_FILE, OFFSET, STATE
 
 
 class Piece(NamedTuple):

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping
 from typing import NamedTuple
 from uuid import UUID
 
 from secondsite.engine.images.vhdx.container import Container
 from secondsite.engine.images.vhdx.metadata import Item
-from secondsite.engine.images.vhdx.packing import LOCATOR_TYPE
+from secondsite.engine.images.vhdx.packing import LOCATOR_HEAD, LOCATOR_PAIR, LOCATOR_TYPE
 from secondsite.engine.images.vhdx.structures import NO_GUID, damaged, guid
 
-_HEAD = struct.Struct("<16sHH")
-_PAIR = struct.Struct("<IIHH")
 # The order in which they are tried.
 PATH_KEYS = ("relative_path", "volume_path", "absolute_win32_path")
 
@@ -54,19 +51,21 @@ def _linkage(container: Container, item: Item, pairs: Mapping[str, str], key: st
 
 def _pairs(container: Container, item: Item) -> dict[str, str]:
     raw = container.read(item.offset, item.length, "parent locator")
-    if len(raw) < _HEAD.size:
-        raise damaged(container.path, item.offset, f"parent locator: {len(raw)} bytes, {_HEAD.size} were expected")
-    kind, _, count = _HEAD.unpack_from(raw)
+    if len(raw) < LOCATOR_HEAD.size:
+        raise damaged(
+            container.path, item.offset, f"parent locator: {len(raw)} bytes, {LOCATOR_HEAD.size} were expected"
+        )
+    kind, _, count = LOCATOR_HEAD.unpack_from(raw)
     if guid(kind) != LOCATOR_TYPE:
         raise damaged(
             container.path, item.offset, f"parent locator: type {guid(kind)}, {LOCATOR_TYPE} (VHDX) was expected"
         )
-    if _HEAD.size + count * _PAIR.size > len(raw):
+    if LOCATOR_HEAD.size + count * LOCATOR_PAIR.size > len(raw):
         raise damaged(container.path, item.offset + 18, f"parent locator: {count} pairs in {len(raw)} bytes")
     pairs: dict[str, str] = {}
     for index in range(count):
-        at = _HEAD.size + index * _PAIR.size
-        key_at, value_at, key_length, value_length = _PAIR.unpack_from(raw, at)
+        at = LOCATOR_HEAD.size + index * LOCATOR_PAIR.size
+        key_at, value_at, key_length, value_length = LOCATOR_PAIR.unpack_from(raw, at)
         key = _text(container, item, raw, at, key_at, key_length)
         if not key or key in pairs:
             raise damaged(container.path, item.offset + at, f"parent locator: key {key[:80]!r} is empty or there twice")

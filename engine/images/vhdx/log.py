@@ -13,18 +13,15 @@ headers. Then the file is refused, rather than read as it was before that entry.
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from secondsite.engine import errors, kernel
 from secondsite.engine.images.vhdx.container import Container, Patch
 from secondsite.engine.images.vhdx.header import Header
-from secondsite.engine.images.vhdx.packing import MIB, PAGE
+from secondsite.engine.images.vhdx.packing import DESCRIPTOR, LOG_ENTRY, MIB, PAGE
 from secondsite.engine.images.vhdx.structures import MAX_FILE, TABLES_START, damaged, guid
 
-_ENTRY = struct.Struct("<4sIIIQI4x16sQQ")
-_DESCRIPTOR = struct.Struct("<4s4s8sQQ")
 _STEP = MIB
 # What one look at a log may cost, in bytes of checksum (a descriptor costs as much time as some 2 KiB): an honest log
 # needs its own length once, one that was built to be searched for ever is refused.
@@ -165,7 +162,7 @@ class _Ring:
 
     def _examine(self, position: int, sector: bytes) -> Entry | None:
         """The entry that begins with this sector, if it is valid."""
-        _, checksum, length, tail, sequence, count, log, flushed, last = _ENTRY.unpack_from(sector)
+        _, checksum, length, tail, sequence, count, log, flushed, last = LOG_ENTRY.unpack_from(sector)
         entry = Entry(position, length, tail, sequence, count, flushed, last)
         pages = (length - _descriptor_bytes(entry)) // PAGE
         if (
@@ -206,10 +203,10 @@ class _Ring:
 
     def _descriptors(self, entry: Entry) -> Iterator[tuple[bytes, bytes, bytes, int, int]]:
         self.spend(_DESCRIPTOR_WORK * entry.descriptors)
-        size = _DESCRIPTOR.size * entry.descriptors
+        size = DESCRIPTOR.size * entry.descriptors
         for at in range(0, size, _STEP):
-            raw = self.read(entry.position + _ENTRY.size + at, min(_STEP, size - at))
-            yield from _DESCRIPTOR.iter_unpack(raw)
+            raw = self.read(entry.position + LOG_ENTRY.size + at, min(_STEP, size - at))
+            yield from DESCRIPTOR.iter_unpack(raw)
 
     # -- what the entries write -----------------------------------------------------------------------------
 
@@ -244,11 +241,11 @@ class _Ring:
 
     def _bad(self, entry: Entry, index: int, what: str) -> Exception:
         return damaged(
-            self.container.path, self.place(entry.position + _ENTRY.size + _DESCRIPTOR.size * index),
+            self.container.path, self.place(entry.position + LOG_ENTRY.size + DESCRIPTOR.size * index),
             f"log: entry {entry.sequence}, descriptor {index}: {what}",
         )  # fmt: skip
 
 
 def _descriptor_bytes(entry: Entry) -> int:
     """The sectors of an entry before its data: its header of 64 bytes and its descriptors."""
-    return PAGE * -(-(_ENTRY.size + _DESCRIPTOR.size * entry.descriptors) // PAGE)
+    return PAGE * -(-(LOG_ENTRY.size + DESCRIPTOR.size * entry.descriptors) // PAGE)

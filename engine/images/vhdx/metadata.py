@@ -14,6 +14,8 @@ from secondsite.engine.images.vhdx.packing import (
     DISK_ID,
     DISK_SIZE,
     FILE_PARAMETERS,
+    ITEM,
+    ITEM_HEAD,
     LOGICAL_SECTOR,
     MIB,
     PARENT_LOCATOR,
@@ -32,8 +34,6 @@ from secondsite.engine.images.vhdx.structures import (
     guid,
 )
 
-_HEAD = struct.Struct("<8sHH")
-_ENTRY = struct.Struct("<16sIII4x")
 _MAX_USER = 1024
 _SECTORS = (512, 4096)
 _USER, _REQUIRED = 1, 4
@@ -137,7 +137,7 @@ def _known(container: Container, region: Region) -> dict[UUID, Item]:
 
 def _items(container: Container, region: Region) -> Iterator[Item]:
     table = container.read(region.offset, TABLE_BYTES, "metadata table")
-    signature, _, count = _HEAD.unpack_from(table)
+    signature, _, count = ITEM_HEAD.unpack_from(table)
     if signature != b"metadata":
         raise damaged(
             container.path, region.offset, f"metadata table: signature {signature!r}, b'metadata' was expected"
@@ -148,7 +148,7 @@ def _items(container: Container, region: Region) -> Iterator[Item]:
         )
     for index in range(count):
         at = region.offset + 32 + 32 * index
-        name, offset, length, flags = _ENTRY.unpack_from(table, at - region.offset)
+        name, offset, length, flags = ITEM.unpack_from(table, at - region.offset)
         empty = length == 0 and offset == 0
         if not empty and not (offset >= TABLE_BYTES and length <= MIB and offset + length <= region.length):
             raise damaged(

@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from secondsite.engine import errors
 from secondsite.engine.files import Files
@@ -95,6 +95,7 @@ def load(file: Image) -> Opened:
     )
     if header.dirty:
         _replay(container, header)
+        headers.file_write = uuid4()
         headers.update(NO_LOG)
         container = OpenFile(file)
     regions = read_regions(container, header)

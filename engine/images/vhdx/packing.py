@@ -28,11 +28,19 @@ LOCATOR_TYPE = UUID("B04AEFB7-D19E-4A81-B789-25B8E9445913")
 
 IS_DISK, IS_REQUIRED = 2, 4
 
-_HEADER = struct.Struct("<4sIQ16s16s16sHHIQ")
-_REGION = struct.Struct("<16sQII")
-_ITEM = struct.Struct("<16sIII4x")
-_ENTRY = struct.Struct("<4sIIIQI4x16sQQ")
-_DATA = struct.Struct("<4s4s8sQQ")
+# The layouts, for reading as well. A checksum, where there is one, is the second field.
+HEADER = struct.Struct("<4sIQ16s16s16sHHIQ")
+REGION_HEAD = struct.Struct("<4sII")
+REGION = struct.Struct("<16sQII")
+ITEM_HEAD = struct.Struct("<8sHH")
+ITEM = struct.Struct("<16sIII4x")
+LOCATOR_HEAD = struct.Struct("<16sHH")
+LOCATOR_PAIR = struct.Struct("<IIHH")
+LOG_ENTRY = struct.Struct("<4sIIIQI4x16sQQ")
+DESCRIPTOR = struct.Struct("<4s4s8sQQ")
+
+# States of a block (formats 1.3).
+NOT_PRESENT, UNDEFINED, ZERO, UNMAPPED, FULL, PARTIAL = 0, 1, 2, 3, 6, 7
 
 
 def sealed(data: bytearray) -> bytes:
@@ -48,37 +56,37 @@ def pack_header(
     """One of the two headers, 4 KiB."""
     guids = file_write.bytes_le, data_write.bytes_le, log.bytes_le
     data = bytearray(PAGE)
-    _HEADER.pack_into(data, 0, b"head", 0, sequence, *guids, 0, 1, log_length, log_offset)
+    HEADER.pack_into(data, 0, b"head", 0, sequence, *guids, 0, 1, log_length, log_offset)
     return sealed(data)
 
 
 def pack_regions(regions: Sequence[tuple[UUID, int, int, bool]]) -> bytes:
     """A region table of (guid, offset, length, required), 64 KiB."""
     data = bytearray(TABLE_BYTES)
-    struct.pack_into("<4sII", data, 0, b"regi", 0, len(regions))
+    REGION_HEAD.pack_into(data, 0, b"regi", 0, len(regions))
     for index, (guid, offset, length, required) in enumerate(regions):
-        _REGION.pack_into(data, 16 + 32 * index, guid.bytes_le, offset, length, int(required))
+        REGION.pack_into(data, 16 + 32 * index, guid.bytes_le, offset, length, int(required))
     return sealed(data)
 
 
 def pack_metadata(items: Mapping[UUID, tuple[int, bytes]]) -> bytes:
     """The metadata region up to its last item: a 64 KiB table, then the items of (flags, content) one after another."""
     data = bytearray(TABLE_BYTES)
-    struct.pack_into("<8sHH", data, 0, b"metadata", 0, len(items))
+    ITEM_HEAD.pack_into(data, 0, b"metadata", 0, len(items))
     for index, (guid, (flags, content)) in enumerate(items.items()):
-        _ITEM.pack_into(data, 32 + 32 * index, guid.bytes_le, len(data), len(content), flags)
+        ITEM.pack_into(data, 32 + 32 * index, guid.bytes_le, len(data), len(content), flags)
         data += content + bytes(-len(content) % 8)
     return bytes(data)
 
 
 def pack_locator(pairs: Mapping[str, str]) -> bytes:
     """A parent locator: keys and values in UTF-16, without an end mark (formats 1.2)."""
-    head = bytearray(LOCATOR_TYPE.bytes_le + struct.pack("<HH", 0, len(pairs)))
+    head = bytearray(LOCATOR_HEAD.pack(LOCATOR_TYPE.bytes_le, 0, len(pairs)))
     at = len(head) + 12 * len(pairs)
     text = b""
     for key, value in pairs.items():
         name, content = key.encode("utf-16-le"), value.encode("utf-16-le")
-        head += struct.pack("<IIHH", at, at + len(name), len(name), len(content))
+        head += LOCATOR_PAIR.pack(at, at + len(name), len(name), len(content))
         text += name + content
         at += len(name) + len(content)
     return bytes(head) + text
@@ -95,12 +103,12 @@ def pack_entry(
     """A log entry that sets whole pages (offset, 4 KiB each) of a file of `file_size` durable bytes (formats 1.4)."""
     start = PAGE * -(-(64 + 32 * len(pages)) // PAGE)
     data = bytearray(start + PAGE * len(pages))
-    _ENTRY.pack_into(
+    LOG_ENTRY.pack_into(
         data, 0, b"loge", 0, len(data), tail, sequence, len(pages), log.bytes_le, file_size, file_size
     )
     high, low = (sequence >> 32).to_bytes(4, "little"), (sequence & 0xFFFFFFFF).to_bytes(4, "little")
     for index, (offset, page) in enumerate(pages):
-        _DATA.pack_into(data, 64 + 32 * index, b"desc", page[-4:], page[:8], offset, sequence)
+        DESCRIPTOR.pack_into(data, 64 + 32 * index, b"desc", page[-4:], page[:8], offset, sequence)
         at = start + PAGE * index
         data[at : at + 8] = b"data" + high
         data[at + 8 : at + PAGE - 4] = page[8:-4]

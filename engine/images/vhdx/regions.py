@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 from uuid import UUID
@@ -11,11 +10,17 @@ from uuid import UUID
 from secondsite.engine import errors, kernel
 from secondsite.engine.images.vhdx.container import Container
 from secondsite.engine.images.vhdx.header import Header
-from secondsite.engine.images.vhdx.packing import BAT_REGION, METADATA_REGION, MIB, TABLE_BYTES, TABLE_OFFSETS
+from secondsite.engine.images.vhdx.packing import (
+    BAT_REGION,
+    METADATA_REGION,
+    MIB,
+    REGION,
+    REGION_HEAD,
+    TABLE_BYTES,
+    TABLE_OFFSETS,
+)
 from secondsite.engine.images.vhdx.structures import HEADER_AREA, MAX_ENTRIES, damaged, guid
 
-_HEAD = struct.Struct("<4sII")
-_ENTRY = struct.Struct("<16sQII")
 _NAMES = {BAT_REGION: "block allocation table", METADATA_REGION: "metadata"}
 
 
@@ -68,7 +73,7 @@ def _table(container: Container) -> tuple[bytes, int, str]:
     """The first table whose checksum holds, with its place."""
     for index, start in enumerate(TABLE_OFFSETS):
         raw = container.read(start, TABLE_BYTES, "region table")
-        signature, checksum, _ = _HEAD.unpack_from(raw)
+        signature, checksum, _ = REGION_HEAD.unpack_from(raw)
         if signature == b"regi" and kernel.crc.crc32c(raw[:4] + bytes(4) + raw[8:]) == checksum:
             return raw, start, "region table 1 has a wrong signature or checksum" if index else ""
     raise damaged(
@@ -85,12 +90,12 @@ def second_table(container: Container, regions: Regions) -> str:
 
 
 def _entries(table: bytes, start: int, container: Container) -> Iterator[tuple[UUID, Region, bool]]:
-    count = _HEAD.unpack_from(table)[2]
+    count = REGION_HEAD.unpack_from(table)[2]
     if count > MAX_ENTRIES:
         raise damaged(container.path, start + 8, f"region table: {count} entries, at most {MAX_ENTRIES} were expected")
     for index in range(count):
         at = start + 16 + 32 * index
-        raw, offset, length, flags = _ENTRY.unpack_from(table, at - start)
+        raw, offset, length, flags = REGION.unpack_from(table, at - start)
         name = guid(raw)
         region = Region(_NAMES.get(name, f"region {name}"), offset, length, at)
         if offset % MIB or length % MIB or offset < HEADER_AREA or not length:

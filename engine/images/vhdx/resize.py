@@ -13,15 +13,9 @@ from typing import TYPE_CHECKING
 
 from secondsite.engine import errors
 from secondsite.engine.images.vhdx import packing
-from secondsite.engine.images.vhdx.packing import PAGE
+from secondsite.engine.images.vhdx.packing import FULL, PAGE
 from secondsite.engine.images.vhdx.structures import MAX_DISK
-from secondsite.engine.images.vhdx.table import (
-    FULL,
-    IN_FILE,
-    OFFSET,
-    STATE,
-    region_bytes,
-)
+from secondsite.engine.images.vhdx.table import IN_FILE, OFFSET, STATE, region_bytes
 
 if TYPE_CHECKING:
     from secondsite.engine.images.vhdx.writer import VhdxWriter

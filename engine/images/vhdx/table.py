@@ -10,9 +10,8 @@ import sys
 from array import array
 from collections.abc import Iterator
 
-from secondsite.engine.images.vhdx.packing import MIB, PAGE
+from secondsite.engine.images.vhdx.packing import FULL, MIB, NOT_PRESENT, PAGE, PARTIAL, ZERO
 
-NOT_PRESENT, UNDEFINED, ZERO, UNMAPPED, FULL, PARTIAL = 0, 1, 2, 3, 6, 7
 IN_FILE = (FULL, PARTIAL)
 STATE = 7
 OFFSET = ~(MIB - 1)

@@ -20,10 +20,10 @@ from secondsite.engine.images.base import Buffer
 from secondsite.engine.images.raw import RawImage
 from secondsite.engine.images.vhdx.batches import write_batch, write_runs
 from secondsite.engine.images.vhdx.image import VhdxImage
-from secondsite.engine.images.vhdx.packing import MIB
+from secondsite.engine.images.vhdx.packing import FULL, MIB, NOT_PRESENT, PARTIAL, ZERO
 from secondsite.engine.images.vhdx.resize import check_size, resize
 from secondsite.engine.images.vhdx.session import Session
-from secondsite.engine.images.vhdx.table import FULL, IN_FILE, NOT_PRESENT, OFFSET, PARTIAL, STATE, ZERO
+from secondsite.engine.images.vhdx.table import IN_FILE, OFFSET, STATE
 
 
 class VhdxWriter(Session):
