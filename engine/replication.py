@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from secondsite.engine import errors, scan, units
+from secondsite.engine import errors, scan, tracking, units
 from secondsite.engine import source as sources
 from secondsite.engine.batch import BATCH_BYTES, Batch
+from secondsite.engine.blockmap import BlockMap
 from secondsite.engine.delta import format as fmt
 from secondsite.engine.files import Files, LocalFiles
 from secondsite.engine.images import Image, ShortImage
@@ -41,6 +42,8 @@ class _Options:
     resync: bool
     trust_mtime: bool
     workers: int
+    tracker: str
+    changed: str | None
     clock: Callable[[], datetime.datetime]
 
 
@@ -62,6 +65,8 @@ def replicate(
     accept_source: bool = False,
     source_format: str | None = None,
     head: str | None = None,
+    tracker: str = "auto",
+    changed: str | os.PathLike[str] | None = None,
     allow_parent_path: Sequence[str] = (),
     resync: bool = False,
     trust_mtime: bool = False,
@@ -79,13 +84,16 @@ def replicate(
     bytes a second. `epoch`: refuse where the replica's is higher (DESIGN D9). `source_id` names the source where its
     path does not; `accept_source` lets another image take the recorded one's place. `resync` trusts no map and mends
     the head. `trust_mtime` skips the scan of a file that its times call unchanged. `history`: auto, undo or clone.
-    `head` is the format of a new replica's head: raw, vhdx or vhd. For `source_format` and `allow_parent_path` see
-    open_image.
+    `head` is the format of a new replica's head: raw, vhdx or vhd. `tracker` is auto, which asks the source's format
+    what changed, or scan; `changed` is a file with an extent list instead. For `source_format` and `allow_parent_path`
+    see open_image.
 
     Raises Refused, Busy, SourceChanged, Damaged, Unreachable, Full, Cancelled or Usage. Whatever it raises, the
     replica holds every point that it held before.
     """
     began = time.monotonic()
+    if tracker not in ("auto", "scan"):
+        raise errors.Usage(f"tracker is auto or scan, not {tracker!r}")
     if history not in ("auto", "undo", "clone"):
         raise errors.Usage(f"history is auto, undo or clone, not {history!r}")
     if keep is not None and keep < 1:
@@ -97,7 +105,8 @@ def replicate(
     if head is not None:
         check_format(head)
     options = _Options(
-        fmt.parse_codec(codec), history, resync, trust_mtime, workers or default_workers(), clock
+        fmt.parse_codec(codec), history, resync, trust_mtime, workers or default_workers(), tracker,
+        None if changed is None else os.fspath(changed), clock,
     )
     files, root = files or LocalFiles(), os.fspath(replica)
     origin = _open_source(source, source_id, source_format, allow_parent_path, files, root)
@@ -234,12 +243,15 @@ def _cycle(replica: Replica, origin: sources.Source, options: _Options, monitor:
     with Mending(replica, old, options.resync, options.workers, monitor) as mending:
         work = _Work(replica, old, size, options, mending)
         try:
+            marked = _marked(replica, origin, options, work, mending.previous)
+            work.tracker = marked.tracker if marked else "scan"
             monitor.begin("initial" if old is None else "replicate", size)
             tally = scan.Scan(
                 origin.image, None if work.fresh else mending.previous, work, size=size,
                 block_size=replica.identity.block_size, seed=replica.identity.seed,
                 workers=options.workers, monitor=monitor,
                 batch_bytes=min(BATCH_BYTES, monitor.limiter.piece) if monitor.limiter else BATCH_BYTES,
+                runs=marked.runs() if marked else None,
             ).run()  # fmt: skip
             _stood_still(origin, before)
             outcome = work.finish(tally, moment)
@@ -251,8 +263,28 @@ def _cycle(replica: Replica, origin: sources.Source, options: _Options, monitor:
         except BaseException:
             work.abort()
             raise
-    sources.remember(replica, before, outcome.point.generation, _nanoseconds(moment))
+    # What the user said had changed is not what was seen to be equal: the next cycle without a list looks at all of it.
+    if outcome.tracker != "changed":
+        sources.remember(replica, before, outcome.point.generation, _nanoseconds(moment))
     return outcome
+
+
+def _marked(
+    replica: Replica, origin: sources.Source, options: _Options, work: _Work, previous: BlockMap | None
+) -> tracking.Marked | None:
+    """The blocks that a tracker names, where there is one to trust; None for all of them."""
+    old = work.old
+    if old is None or previous is None or options.resync or options.tracker == "scan" or work.size != old.virtual_bytes:
+        return None
+    noted = sources.noted(replica, old.generation)
+    marked = tracking.find(origin, noted, work.size, replica.identity.block_size, options.changed)
+    if marked is None:
+        return None
+    wrong = tracking.check(marked, origin.image, previous, replica.identity.seed)
+    if wrong is not None:
+        replica.warn(wrong)
+        return None
+    return marked
 
 
 def _nanoseconds(moment: datetime.datetime) -> int:
@@ -273,6 +305,7 @@ class _Work:
         self.replica, self.old, self.size, self.options, self.mending = replica, old, size, options, mending
         # A container cannot be made smaller again, so a size that changed is a new container.
         self.fresh = old is None or (replica.layout.kind != "raw" and size != old.virtual_bytes)
+        self.tracker = "scan"
         self.cycle: Cycle | None = None
         self._lock = threading.Lock()
 
@@ -302,21 +335,21 @@ class _Work:
         old, resync, history = self.old, self.options.resync, self.replica.identity.history
         same_size = old is not None and self.size == old.virtual_bytes
         if self.cycle is None and old is not None and same_size and self.mending.sealed:
-            return Outcome("resync" if resync else "unchanged", old, tally, "scan", history)
+            return Outcome("resync" if resync else "unchanged", old, tally, self.tracker, history)
         cycle = self._begin()
         if isinstance(cycle, InPlace):
             history = "undo"
             if resync and old is not None and same_size and not cycle.kept and self.mending.sealed:
                 cycle.discard()
-                return Outcome("resync", old, tally, "scan", history)
+                return Outcome("resync", old, tally, self.tracker, history)
         kind = "initial" if old is None else "resync" if resync else "delta"
         point = Point(
-            cycle.generation, format_time(moment), self.size, cycle.seal(), kind, "scan", tally.read_bytes,
+            cycle.generation, format_time(moment), self.size, cycle.seal(), kind, self.tracker, tally.read_bytes,
             tally.changed_bytes, tally.sent_bytes, self.replica.identity.epoch,
             self.replica.identity.replica_id.hex(),
         )  # fmt: skip
         cycle.commit(point)
-        return Outcome(kind, point, tally, "scan", history)
+        return Outcome(kind, point, tally, self.tracker, history)
 
     def abort(self) -> None:
         if self.cycle is not None:

@@ -7,7 +7,7 @@ full batch and must be done with it when it returns, so nothing queues up.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -40,30 +40,36 @@ class Range(NamedTuple):
     length: int
 
 
-def spans(image: Image, size: int, block_size: int) -> Iterator[Span]:
-    """The image in pieces, in order and without gaps: data in spans of at most SPAN_BYTES, holes in one."""
-    at = 0
-    end = -(-size // block_size)
-    for start, stop in _data_runs(image, size, block_size):
-        if start > at:
-            yield Span(at, start - at, True)
-        step = max(SPAN_BYTES // block_size, 1)
-        for first in range(start, stop, step):
-            yield Span(first, min(step, stop - first), False)
-        at = stop
-    if at < end:
-        yield Span(at, end - at, True)
+def spans(image: Image, size: int, block_size: int, runs: Iterable[tuple[int, int]] | None = None) -> Iterator[Span]:
+    """The image in pieces, in order: data in spans of at most SPAN_BYTES, holes in one.
+
+    All of it without gaps, or only `runs` of blocks (first, behind the last): then no block beside them is read.
+    """
+    join = 0 if runs is not None else max(SMALL_HOLE // block_size, 1)
+    for first, end in runs if runs is not None else [(0, -(-size // block_size))]:
+        at = first
+        for start, stop in _data_runs(image, size, block_size, first, end, join):
+            if start > at:
+                yield Span(at, start - at, True)
+            step = max(SPAN_BYTES // block_size, 1)
+            for piece in range(start, stop, step):
+                yield Span(piece, min(step, stop - piece), False)
+            at = stop
+        if at < end:
+            yield Span(at, end - at, True)
 
 
-def _data_runs(image: Image, size: int, block_size: int) -> Iterator[tuple[int, int]]:
-    """Runs of blocks that hold data, widened to whole blocks and joined over small holes."""
-    start = stop = 0
-    small = max(SMALL_HOLE // block_size, 1)
-    for extent in image.extents(0, size):
+def _data_runs(
+    image: Image, size: int, block_size: int, begin: int, end: int, join: int
+) -> Iterator[tuple[int, int]]:
+    """Runs of blocks that hold data, widened to whole blocks and joined over holes of up to `join` blocks."""
+    start = stop = begin
+    offset = begin * block_size
+    for extent in image.extents(offset, min(end * block_size, size) - offset):
         if extent.zero:
             continue
         first, last = extent.start // block_size, -(-(extent.start + extent.length) // block_size)
-        if stop and first <= stop + small:
+        if stop > start and first <= stop + join:
             stop = max(stop, last)
             continue
         if stop > start:
@@ -91,7 +97,7 @@ class Tally:
 
 
 class Scan:
-    """`image` against `previous` (None: against zeros), its changes to `sink`."""
+    """`image` against `previous` (None: against zeros), its changes to `sink`. `runs`: look at these blocks alone."""
 
     def __init__(
         self,
@@ -105,12 +111,13 @@ class Scan:
         workers: int,
         batch_bytes: int,
         monitor: Monitor,
+        runs: Iterable[tuple[int, int]] | None = None,
     ) -> None:
         self.image, self.previous, self.sink, self.size = image, previous, sink, size
         self.block_size, self.seed, self.workers = block_size, seed, workers
         self.batch_bytes, self.monitor = batch_bytes, monitor
         self.tally = Tally()
-        self._spans = spans(image, size, block_size)
+        self._spans = spans(image, size, block_size, runs)
         self._lock = threading.Lock()
 
     def run(self) -> Tally:

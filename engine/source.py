@@ -7,9 +7,9 @@ import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from secondsite.engine import errors
-from secondsite.engine.files import Files
 from secondsite.engine.images import Image, Stamp, detect, open_image
 from secondsite.engine.images.raw import real_path
 from secondsite.engine.replica import record
@@ -139,13 +139,24 @@ def unchanged(replica: Replica, source: Source, generation: int) -> bool:
     stamp = source.stamp()
     if stamp is None or not source.trusted():
         return False
-    files: Files = replica.files
+    found = noted(replica, generation)
+    return found is not None and found.stamp == list(stamp) and _newest(stamp) < found.checked_ns - RACY_NS
+
+
+class Noted(NamedTuple):
+    """What the source's files looked like when they were last equal to the head, and when that was."""
+
+    stamp: list[Stamp]
+    checked_ns: int
+
+
+def noted(replica: Replica, generation: int) -> Noted | None:
+    """What was noted for this generation, or None where nothing was, or the note does not read."""
+    path = replica.layout.checked
     try:
-        fields, _ = record.read(files, replica.layout.checked)
-        noted = record.field(fields, "stamp", list, replica.layout.checked)
-        checked = record.field(fields, "checked_ns", int, replica.layout.checked)
-    except errors.Error:
-        return False
-    if fields.get("generation") != generation or noted != [list(part) for part in stamp]:
-        return False
-    return bool(_newest(stamp) < checked - RACY_NS)
+        fields, _ = record.read(replica.files, path)
+        stamp = [Stamp(*part) for part in record.field(fields, "stamp", list, path)]
+        checked = record.field(fields, "checked_ns", int, path)
+    except (errors.Error, TypeError):
+        return None
+    return Noted(stamp, checked) if stamp and fields.get("generation") == generation else None

@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 @click.option("--resync", is_flag=True, help="Trust no block map: hash both sides, mend what is damaged.")
 @click.option("--trust-mtime", is_flag=True, help="Skip the scan where the file's times say that it is unchanged.")
 @click.option(
+    "--tracker", type=click.Choice(["auto", "scan"]), default="auto", show_default=True,
+    help="auto asks the source's format what changed; scan reads all of it.",
+)  # fmt: skip
+@click.option("--changed", metavar="FILE", help="A JSON list of changed extents (offset, length): only they are read.")
+@click.option(
     "--history", type=click.Choice(["auto", "undo", "clone"]), default="auto", show_default=True,
     help="How older points are kept: clones where the file system has them, else undo deltas.",
 )  # fmt: skip

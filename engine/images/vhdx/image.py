@@ -80,6 +80,14 @@ class VhdxImage(MappedImage):
             if kind != kernel.vhdx.PARENT:
                 yield Extent(at, size, kind == kernel.vhdx.ZERO)
 
+    def changed_above(self, depth: int) -> Iterator[tuple[int, int]]:
+        """Ranges (start, length) that the first `depth` files of the chain say, in order: all that may differ from the
+        disk of the file below them."""
+        layers: list[Layer | _Alone] = [*self.layers[: depth - 1], _Alone(self.layers[depth - 1])]
+        for at, size, kind in self._runs(0, self.size, layers, False):
+            if kind != kernel.vhdx.PARENT:
+                yield at, size
+
     def check(self) -> list[Finding]:
         """Everything that is wrong or odd in the files of the chain: the whole of every table is looked at."""
         return check_layers(self.layers)
