@@ -122,22 +122,27 @@ class Replica:
         """
         lock = self._take(exclusive=False)
         try:
-            if self.interrupted():
+            # Again after each time: between the two locks another writer may have come, and died too.
+            while self.interrupted():
                 lock.release()
-                self._come_to_rest(proving=proving)
+                at_rest = self._come_to_rest(proving=proving)
                 lock = self._take(exclusive=False)
+                if not at_rest:
+                    break
             yield
         finally:
             lock.release()
 
-    def _come_to_rest(self, *, proving: bool) -> None:
+    def _come_to_rest(self, *, proving: bool) -> bool:
+        """Finish or take back what a crash left; False where damage forbids it and the caller goes on all the same."""
         try:
             with self.writing():
-                pass
+                return True
         except errors.Damaged as error:
             if not proving:
                 raise
             self.warn(str(error))
+            return False
 
     @contextmanager
     def writing(self, *, force: bool = False) -> Iterator[None]:
