@@ -200,17 +200,17 @@ class Trial:
 def damages(
     data: bytes, chance: random.Random, count: int, foreign: bytes | None
 ) -> Iterator[tuple[str, bytes | None]]:
-    """Labelled ways to damage a file; `count` cuts and as many flipped bits, all of them where it is 0."""
+    """Labelled ways to damage a file; `count` cuts and as many flipped bits, or all there are."""
     size = len(data)
     cuts = (
         range(size)
-        if not count or size <= count
+        if size <= count
         else sorted({0, 1, size - 1, *chance.sample(range(size), count)})
     )
     for length in cuts:
         yield f"cut to {length}", data[:length]
-    spots = range(size) if not count or size <= count else chance.sample(range(size), count)
-    if count and len(spots) and data.count(0) > size // 2:  # sparse files: aim at what is there
+    spots = range(size) if size <= count else chance.sample(range(size), count)
+    if data.count(0) > size // 2:  # sparse files: aim at what is there
         spots = chance.sample([at for at, byte in enumerate(data) if byte], min(count, size - data.count(0)))
     for at in spots:
         bit = 1 << chance.randrange(8)

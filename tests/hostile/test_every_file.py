@@ -29,6 +29,8 @@ CASES = (
 )
 # Cuts and flipped bits of each file. A trial of everything that reads takes 15 ms.
 SAMPLE = 8
+# All of a record, and enough of the larger files.
+SWEEP = 800
 
 
 def prepared(specimens: dict[str, Any], sort: str, victim: str) -> Any:
@@ -61,7 +63,7 @@ def test_reading(
     specimen = prepared(specimens, sort, victim)
     chance = random.Random(f"{sort} {name}")
     for label, data in ways(
-        specimen.names[victim], chance, 0 if sweep else SAMPLE, specimen.foreign.get(victim)
+        specimen.names[victim], chance, SWEEP if sweep else SAMPLE, specimen.foreign.get(victim)
     ):
         if victim == NEWEST and data is None:
             continue  # see test_without_its_record_the_newest_generation_was_never_committed
@@ -92,7 +94,7 @@ def test_replicating(
     victim = f"{ROOT}/{name}"
     specimen = prepared(specimens, sort, victim)
     chance = random.Random(f"cycle {sort} {name}")
-    count = 0 if sweep else SAMPLE // 2
+    count = SWEEP // 4 if sweep else SAMPLE // 2
     for label, data in ways(specimen.names[victim], chance, count, specimen.foreign.get(victim)):
         if victim == NEWEST and data is None:
             continue

@@ -38,7 +38,7 @@ def test_resync_after_damage(
 ) -> None:
     specimen, victim = specimens[sort], f"{ROOT}/{name}"
     chance = random.Random(f"resync {sort} {name}")
-    for label, data in ways(specimen.names[victim], chance, 0 if sweep else 5, specimen.foreign.get(victim)):
+    for label, data in ways(specimen.names[victim], chance, 100 if sweep else 5, specimen.foreign.get(victim)):
         if name == RECORD and data is None:
             continue  # then there is no such point: see test_every_file.py
         mend_twice(trial(specimen, victim, data, f"{sort}: {label}"))

@@ -88,11 +88,11 @@ def test_spans_cover_the_image() -> None:
     assert data == [(3, 1), (10 * MIB // BLOCK, 2 * MIB // BLOCK + 6)]
 
 
-def test_a_span_is_at_most_32_mib() -> None:
-    image = Counting(100 * MIB, [(0, 100 * MIB)])
-    assert [span.blocks * BLOCK for span in scan.spans(image, image.size, BLOCK)] == [32 * MIB] * 3 + [
-        4 * MIB
-    ]
+def test_a_span_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert scan.SPAN_BYTES == 32 * MIB
+    monkeypatch.setattr(scan, "SPAN_BYTES", MIB)
+    image = Counting(3 * MIB + 5, [(0, 3 * MIB + 5)])
+    assert [span.blocks * BLOCK for span in scan.spans(image, image.size, BLOCK)] == [MIB] * 3 + [BLOCK]
 
 
 def test_holes_are_never_read() -> None:
