@@ -19,7 +19,7 @@ from secondsite.engine.images.mapped import MappedImage
 HOLE = -2
 ZEROS = -1
 # One step of a walk over all extents: bounds what it holds in memory at a time.
-_STEP_BYTES = 256 << 20
+_STEP_BYTES = 1 << 30
 # Handles of files that have no descriptor (in memory, or compressed) count from here.
 _NO_FD = 1 << 30
 

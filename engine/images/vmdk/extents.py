@@ -107,6 +107,20 @@ class SparseExtent:
             path=self.file.path, offset=self.header.directory_at + 4 * number,
         )  # fmt: skip
 
+    def _neighbouring(self, first: int, past: int) -> bytes:
+        """The tables of a range by one read, where they lie one after another in the file; else nothing.
+
+        That is how they are made, all of them at once: a walk over a disk of 62 TiB would read two million.
+        """
+        length, start = 4 * self.header.entries, self.directory[first]
+        end = SECTOR * start + (past - first) * length
+        if past - first < 2 or length % SECTOR or end > min(self.file.size, SECTOR << 32):
+            return b""
+        row = array("I", range(start, start + (past - first) * (length // SECTOR), length // SECTOR))
+        if not start or self.directory[first:past] != row:
+            return b""
+        return bytes(self.file.read(SECTOR * start, (past - first) * length))
+
     def entry(self, grain: int) -> int:
         """The sector that the tables give for a grain; 0 for none."""
         number, index = divmod(grain, self.header.entries)
@@ -118,7 +132,7 @@ class SparseExtent:
         if not any(self.directory[first:past]):
             return Segments(array("i", (self.hole,)), array("q", (0,)), array("q", (length,)))
         base = first * header.covered
-        tables = b"".join([self.table(number) for number in range(first, past)])
+        tables = self._neighbouring(first, past) or b"".join([self.table(n) for n in range(first, past)])
         fds, offsets, lengths, bad = kernel.tables.grain_map(
             tables, self.handle, header.grain, start - base, length, self.hole, header.zeros,
             base if header.compressed else -1, header.first_sector, self.file.size,

@@ -78,7 +78,7 @@ def test_writers_meet_changed_bytes(tmp_path, sweep):
     with create_dynamic(path, 10 * BLOCK, block_size=BLOCK) as image:
         image.write(0, b"x" * 3 * BLOCK)
     good, files = path.read_bytes(), LocalFiles()
-    for _ in range(5_000 if sweep else 200):
+    for _ in range(5_000 if sweep else 120):
         path.write_bytes(mutate(good, chance))
         try:
             image = open_vhd(path, "rw", files=files)
