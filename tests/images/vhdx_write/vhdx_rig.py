@@ -7,6 +7,7 @@ may be there or not, so a byte may have its flushed value or any that it was giv
 from __future__ import annotations
 
 import random
+from array import array
 from collections.abc import Iterable
 
 import numpy as np
@@ -20,6 +21,7 @@ from secondsite.engine.images.vhdx.structures import MIB
 from secondsite.engine.images.vhdx.writer import VhdxWriter
 
 DISK = 3 * MIB + 3 * 4096 + 512
+_BLOCK = 65536
 CHILD, BASE = "/d/disk.vhdx", "/d/base.vhdx"
 
 
@@ -96,8 +98,23 @@ def operations(seed: int, count: int, whole: bool) -> Iterable[tuple[str, int, i
                 (DISK - 700, 700),
             ][: 1 if whole else 6]
         )
-        what = dice.choices(["write", "zero", "flush"], [5, 5 if whole else 3, 2])[0]
+        what = dice.choices(["write", "batch", "zero", "flush"], [4, 2, 5 if whole else 3, 2])[0]
         yield what, offset, min(length, DISK - offset), whole or dice.random() < 0.7
+
+
+def with_holes(data: bytes, dice: random.Random, whole: bool) -> bytes:
+    """Some blocks of it as zeros."""
+    parts = [data[at : at + _BLOCK] for at in range(0, len(data), _BLOCK)]
+    return b"".join(part if whole or dice.random() < 0.6 else bytes(len(part)) for part in parts)
+
+
+def write_blocks(image: VhdxWriter, offset: int, data: bytes) -> None:
+    """One batch of all the blocks from `offset`, as a delta gives them."""
+    parts = [data[at : at + _BLOCK] for at in range(0, len(data), _BLOCK)]
+    parts = [part if any(part[:64]) else b"" for part in parts]
+    first = offset // _BLOCK
+    blocks, lengths = array("Q", range(first, first + len(parts))), array("I", [len(part) for part in parts])
+    image.write_blocks(blocks, lengths, len(parts), _BLOCK, image.size, bytearray(b"".join(parts)))
 
 
 def play(
@@ -121,6 +138,9 @@ def play(
         if what != "resize":
             offset = min(offset, len(model.data))
             length = min(length, len(model.data) - offset)
+        if what == "batch":
+            offset -= offset % _BLOCK
+            length = min(length - length % _BLOCK + _BLOCK, len(model.data) - offset)
         data = bytes(length) if what == "zero" else dice.randbytes(length)
         try:
             if what == "flush":
@@ -134,8 +154,12 @@ def play(
                 image.resize(size)
                 model.flushed()
             else:
+                if what == "batch":
+                    data = with_holes(data, dice, whole)
                 model.write(offset, data)
-                if what == "write":
+                if what == "batch":
+                    write_blocks(image, offset, data)
+                elif what == "write":
                     image.write(offset, data)
                 else:
                     image.zero(offset, length, punch=punch)
