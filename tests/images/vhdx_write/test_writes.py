@@ -20,6 +20,8 @@ from secondsite.engine.images.memory import MemoryImage
 from secondsite.engine.images.raw import RawImage
 from secondsite.engine.images.vhdx import VhdxImage
 from secondsite.engine.images.vhdx.create import create
+from secondsite.engine.images.vhdx.journal import NO_LOG
+from secondsite.engine.images.vhdx.opening import load
 from secondsite.engine.images.vhdx.structures import MIB
 from secondsite.engine.images.vhdx.writer import VhdxWriter, open_writer
 
@@ -256,3 +258,17 @@ def test_a_file_cut_inside_its_last_block_is_made_whole() -> None:
         assert image.read(DISK - 512, 512) == b"z" * 512
         image.resize(4 * MIB)
         assert image.read(DISK, 4 * MIB - DISK) == bytes(4 * MIB - DISK)
+
+
+def test_a_file_without_room_for_a_log_gets_some() -> None:
+    place = Stage("dynamic")
+    file = place.files.open(CHILD, "rw")
+    headers = load(file).headers
+    headers.log_offset = headers.log_length = 0
+    headers.update(NO_LOG)
+    with place.open() as image:
+        image.write(0, b"x" * 512)
+        image.flush()
+        assert image.headers.log_length == MIB
+    with place.open() as image:
+        assert image.read(0, DISK) == (b"x" * 512).ljust(DISK, b"\0")
