@@ -7,7 +7,6 @@ of `pages_fd`, or -1 for zeros.
 """
 
 from cpython cimport array
-from libc.errno cimport ENXIO, errno
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
@@ -17,17 +16,14 @@ import array
 cdef extern from "bitmap.h" nogil:
     uint64_t ss_next(const uint64_t *words, uint64_t start, uint64_t end, int value)
 
-cdef extern from *:
-    """
-    #ifndef _GNU_SOURCE
-    #define _GNU_SOURCE
-    #endif
-    #include <unistd.h>
-    """
-    int64_t lseek(int fd, int64_t offset, int whence) nogil
-    int SEEK_END
-    int SEEK_DATA
-    int SEEK_HOLE
+cdef extern from "holes.h" nogil:
+    ctypedef struct ss_holes:
+        int fd
+        int sparse
+        int64_t data
+        int64_t end
+    int64_t SS_SMALL_HOLE
+    int64_t ss_hole_run(ss_holes *known, int fd, int64_t at, int64_t end, int *zero)
 
 ZERO = -1
 PARENT = -2
@@ -37,8 +33,6 @@ cdef int32_t PARENT_FD = -2
 # What claim() may find; engine/images/vhdx/bat.py has the words.
 OK, RESERVED, STATE, OUTSIDE, TAKEN, PARTIAL, NO_BITMAP, BITMAP = range(8)
 
-# Holes below this are reported as data: to leave one out costs as much as to read it.
-cdef int64_t SMALL_HOLE = 65536
 cdef uint64_t MIB = 1 << 20
 
 cdef array.array INTS = array.array("i")
@@ -303,30 +297,15 @@ def refine(const int32_t[::1] fds, const int64_t[::1] offsets, const int64_t[::1
     return pieces
 
 
-cdef void push_holes(Pieces *out, int fd, int64_t offset, int64_t length) noexcept nogil:
+cdef void push_holes(Pieces *out, int32_t fd, int64_t offset, int64_t length, ss_holes *known) noexcept nogil:
     """A range of a file as data and, where the file system has holes of some size in it, zeros."""
     cdef int64_t end = offset + length
-    cdef int64_t done = offset
-    cdef int64_t data
-    cdef int64_t hole = offset
-    while hole < end:
-        data = lseek(fd, hole, SEEK_DATA)
-        if data < 0 and errno == ENXIO and lseek(fd, 0, SEEK_END) >= end:
-            data = end
-        elif data < 0 or data < hole:
-            break  # no such thing here, or the file was cut: it is read, and the read says so
-        if data > end:
-            data = end
-        if data - hole >= SMALL_HOLE:
-            push(out, 0, done, hole - done)
-            push(out, ZERO_FD, 0, data - hole)
-            done = data
-        if data == end:
-            break
-        hole = lseek(fd, data, SEEK_HOLE)
-        if hole <= data:
-            break
-    push(out, 0, done, end - done)
+    cdef int64_t stop
+    cdef int zero = 0
+    while offset < end:
+        stop = ss_hole_run(known, fd, offset, end, &zero)
+        push(out, ZERO_FD if zero else 0, 0 if zero else offset, stop - offset)
+        offset = stop
 
 
 def runs(const int32_t[::1] fds, const int64_t[::1] offsets, const int64_t[::1] lengths, bint holes):
@@ -338,6 +317,7 @@ def runs(const int32_t[::1] fds, const int64_t[::1] offsets, const int64_t[::1] 
     cdef Pieces joined
     cdef Py_ssize_t i
     cdef size_t j
+    cdef ss_holes known = ss_holes(fd=-1, sparse=0, data=0, end=0)
     if offsets.shape[0] != fds.shape[0] or lengths.shape[0] != fds.shape[0]:
         raise ValueError("the lists of pieces differ in length")
     out = new_pieces(0)
@@ -346,8 +326,8 @@ def runs(const int32_t[::1] fds, const int64_t[::1] offsets, const int64_t[::1] 
         for i in range(fds.shape[0]):
             if fds[i] < 0:
                 push(&out, fds[i], offsets[i], lengths[i])
-            elif holes and lengths[i] >= SMALL_HOLE:
-                push_holes(&out, fds[i], offsets[i], lengths[i])
+            elif holes and lengths[i] >= SS_SMALL_HOLE:
+                push_holes(&out, fds[i], offsets[i], lengths[i], &known)
             else:
                 push(&out, 0, offsets[i], lengths[i])
         for j in range(out.count):

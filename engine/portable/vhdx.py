@@ -207,27 +207,48 @@ def refine(
     return out.take()
 
 
-def _push_holes(out: _Pieces, fd: int, offset: int, length: int) -> None:
-    """A range of a file as data and, where the file system has holes of some size in it, zeros."""
-    end, done, hole = offset + length, offset, offset
-    while hole < end:
+class _Holes:
+    """Looks for the holes of files, and keeps what one look has found for the next: see the native kernel."""
+
+    def __init__(self) -> None:
+        self.fd, self.sparse, self.data, self.hole = -1, False, 0, 0
+
+    def push(self, out: _Pieces, fd: int, offset: int, length: int) -> None:
+        """A range of a file as data and, where the file system has holes of some size in it, zeros."""
+        if self.fd != fd:
+            info = os.fstat(fd)
+            self.fd, self.sparse, self.data, self.hole = fd, info.st_blocks * 512 < info.st_size, 0, 0
+        end, done, hole = offset + length, offset, offset
+        while self.sparse and hole < end:
+            data = self._next_data(hole, end)
+            if data - hole >= _SMALL_HOLE:
+                out.push(0, done, hole - done)
+                out.push(ZERO, 0, data - hole)
+                done = data
+            if data == end:
+                break
+            if not self.data <= data < self.hole:
+                found = self._next_hole(data)
+                if found <= data:
+                    break
+                self.data, self.hole = data, found
+            hole = self.hole
+        out.push(0, done, end - done)
+
+    def _next_hole(self, at: int) -> int:
         try:
-            data = min(os.lseek(fd, hole, os.SEEK_DATA), end)
+            return os.lseek(self.fd, at, os.SEEK_HOLE)
+        except OSError:
+            return at
+
+    def _next_data(self, at: int, end: int) -> int:
+        if self.data <= at < self.hole:
+            return at
+        try:
+            return min(os.lseek(self.fd, at, os.SEEK_DATA), end)
         except OSError:
             # After the last data of the file; unless the file was cut: it is read, and the read says so.
-            if os.lseek(fd, 0, os.SEEK_END) < end:
-                break
-            data = end
-        if data - hole >= _SMALL_HOLE:
-            out.push(0, done, hole - done)
-            out.push(ZERO, 0, data - hole)
-            done = data
-        if data == end:
-            break
-        hole = os.lseek(fd, data, os.SEEK_HOLE)
-        if hole <= data:
-            break
-    out.push(0, done, end - done)
+            return end if os.lseek(self.fd, 0, os.SEEK_END) >= end else at
 
 
 def runs(fds: Buffer, offsets: Buffer, lengths: Buffer, holes: bool) -> tuple[array[int], array[int]]:
@@ -238,11 +259,11 @@ def runs(fds: Buffer, offsets: Buffer, lengths: Buffer, holes: bool) -> tuple[ar
     files, places, sizes = _items(fds, np.int32), _items(offsets, np.int64), _items(lengths, np.int64)
     if len(places) != len(files) or len(sizes) != len(files):
         raise ValueError("the lists of pieces differ in length")
-    kinds, joined = array("i"), array("q")
+    kinds, joined, looked = array("i"), array("q"), _Holes()
     for fd, offset, length in zip(files, places, sizes, strict=True):
         out = _Pieces(0)
         if fd >= 0 and holes and length >= _SMALL_HOLE:
-            _push_holes(out, fd, offset, length)
+            looked.push(out, fd, offset, length)
         else:
             out.push(min(fd, 0), offset, length)
         for kind, size in zip(out.fds, out.lengths, strict=True):
