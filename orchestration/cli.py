@@ -24,6 +24,7 @@ COMMANDS = {
     "convert": "Convert a disk image to another format.",
     "check": "Check the structure of a disk image.",
     "map": "Show where a disk image holds data.",
+    "export-hrl": "Write what changed between two points as a Hyper-V Replica log.",
     "bench": "Measure what this machine can do.",
 }
 
@@ -40,7 +41,7 @@ Exit status:
 
 
 class Commands(click.Group):
-    """A group whose commands live in modules of their own name."""
+    """A group whose commands live in modules of their own name, with `_` for `-`."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -48,7 +49,8 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        found = import_module(f"secondsite.orchestration.commands.{cmd_name}").command
+        module = cmd_name.replace("-", "_")
+        found = import_module(f"secondsite.orchestration.commands.{module}").command
         assert isinstance(found, click.Command)
         return found
 
