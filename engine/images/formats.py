@@ -101,12 +101,9 @@ def _open_vhdx(path: str, mode: str, allow: list[str]) -> Image:
 
     if mode == "r":
         return VhdxImage(path, allow_parent_path=allow)
-    from secondsite.engine.images.vhdx.writer import VhdxWriter
+    from secondsite.engine.images.vhdx.writer import open_writer
 
-    with VhdxImage(path, allow_parent_path=allow) as image:
-        parents = [layer.path for layer in image.layers[1:]]
-    parent = VhdxImage(parents[0], allow_parent_path=allow) if parents else None
-    return VhdxWriter(RawImage(path, "rw"), parent)
+    return open_writer(path, allow_parent_path=allow)
 
 
 def describe(image: Image) -> ImageFacts:
