@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from secondsite.engine.conversion import convert
     from secondsite.engine.errors import Error
+    from secondsite.engine.hrl.export import export_hrl
     from secondsite.engine.images import Extent, Image, RawImage, open_image
     from secondsite.engine.inspection import check_image, image_map, info, points
     from secondsite.engine.maintain import open_point, prune, raise_epoch
     from secondsite.engine.progress import Progress
-    from secondsite.engine.replication import replicate
+    from secondsite.engine.replication import replicate, replicate_logs
     from secondsite.engine.restoration import restore
     from secondsite.engine.results import (
         Converted,
@@ -51,7 +52,9 @@ _HOME = {
     "prune": "maintain",
     "raise_epoch": "maintain",
     "Progress": "progress",
+    "export_hrl": "hrl.export",
     "replicate": "replication",
+    "replicate_logs": "replication",
     "restore": "restoration",
     "Converted": "results",
     "Finding": "results",
@@ -69,32 +72,10 @@ _HOME = {
 }
 
 __all__ = [
-    "Converted",
-    "Error",
-    "Extent",
-    "Finding",
-    "Image",
-    "ImageInfo",
-    "MapExtent",
-    "PointInfo",
-    "Progress",
-    "RawImage",
-    "ReplicaInfo",
-    "Replicated",
-    "Restored",
-    "Verified",
-    "check_image",
-    "convert",
-    "image_map",
-    "info",
-    "open_image",
-    "open_point",
-    "points",
-    "prune",
-    "raise_epoch",
-    "replicate",
-    "restore",
-    "verify",
+    "Converted", "Error", "Extent", "Finding", "Image", "ImageInfo", "MapExtent", "PointInfo", "Progress",
+    "RawImage", "ReplicaInfo", "Replicated", "Restored", "Verified", "check_image", "convert", "export_hrl",
+    "image_map", "info", "open_image", "open_point", "points", "prune", "raise_epoch", "replicate",
+    "replicate_logs", "restore", "verify",
 ]  # fmt: skip
 
 

@@ -4,47 +4,26 @@ from __future__ import annotations
 
 import datetime
 import os
-import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import NamedTuple
 
-from secondsite.engine import errors, scan, tracking, units
+from secondsite.engine import attempts, errors, tracking, units
 from secondsite.engine import source as sources
-from secondsite.engine.batch import BATCH_BYTES, Batch
-from secondsite.engine.blockmap import BlockMap
+from secondsite.engine.attempts import Options, Outcome
 from secondsite.engine.delta import format as fmt
 from secondsite.engine.files import Files, LocalFiles
-from secondsite.engine.images import Image, ShortImage
+from secondsite.engine.images import Image
 from secondsite.engine.images.raw import real_path
 from secondsite.engine.progress import Monitor, Progress
-from secondsite.engine.replica import mend, prune
+from secondsite.engine.replica import prune
 from secondsite.engine.replica.container import check_format
-from secondsite.engine.replica.cycle import Cycle, InPlace, Next
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.identity import Identity
 from secondsite.engine.replica.layout import Layout
-from secondsite.engine.replica.mend import Mending
-from secondsite.engine.replica.point import Point, format_time
+from secondsite.engine.replica.point import format_time
 from secondsite.engine.results import Replicated
 from secondsite.engine.workers import default_workers
-
-# A source that is written while it is read is read again this often before the cycle is refused.
-ATTEMPTS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class _Options:
-    codec: tuple[int, int]
-    history: str
-    resync: bool
-    trust_mtime: bool
-    workers: int
-    tracker: str
-    changed: str | None
-    clock: Callable[[], datetime.datetime]
 
 
 def utc_now() -> datetime.datetime:
@@ -94,17 +73,12 @@ def replicate(
     began = time.monotonic()
     if tracker not in ("auto", "scan"):
         raise errors.Usage(f"tracker is auto or scan, not {tracker!r}")
-    if history not in ("auto", "undo", "clone"):
-        raise errors.Usage(f"history is auto, undo or clone, not {history!r}")
-    if keep is not None and keep < 1:
-        raise errors.Usage("keep must be at least 1: the newest point is the head")
-    if limit is not None and limit < 1:
-        raise errors.Usage("the limit must be at least one byte a second")
+    _check_numbers(keep, limit, history)
     if block_size is not None:
         units.check_block_size(block_size)
     if head is not None:
         check_format(head)
-    options = _Options(
+    options = Options(
         fmt.parse_codec(codec), history, resync, trust_mtime, workers or default_workers(), tracker,
         None if changed is None else os.fspath(changed), clock,
     )
@@ -117,15 +91,71 @@ def replicate(
             _admit(opened, origin, block_size, head, epoch, accept_source)
             if resync:
                 opened.mend_records()
-            result = _cycles(opened, origin, options, Monitor(progress, cancel, limit))
+            result = attempts.run(opened, origin, options, Monitor(progress, cancel, limit))
             pruned = prune.keep_newest(opened, keep) if keep is not None else 0
     finally:
         origin.close()
-    kind, point, tally, tracker, kept_by = result
+    return _result(result, opened, began, pruned)
+
+
+def replicate_logs(
+    logs: Sequence[str | os.PathLike[str]],
+    replica: str | os.PathLike[str],
+    *,
+    codec: str = "auto",
+    keep: int | None = None,
+    limit: int | None = None,
+    epoch: int | None = None,
+    history: str = "auto",
+    workers: int | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    cancel: Callable[[], bool] | None = None,
+    clock: Callable[[], datetime.datetime] = utc_now,
+    files: Files | None = None,
+) -> Replicated:
+    """Apply a chain of Hyper-V Replica's logs to an existing replica: one cycle, one new point.
+
+    The logs may come in any order; their identifiers make the chain, and the replica remembers the last one that it
+    took. Raises Refused for a chain with a gap or of another disk, and what `replicate` raises.
+    """
+    from secondsite.engine.hrl.source import HrlSource
+
+    began = time.monotonic()
+    _check_numbers(keep, limit, history)
+    opened = Replica.open(os.fspath(replica), files)
+    identity = opened.identity
+    with opened.writing():
+        origin = HrlSource(opened, logs)
+        try:
+            _admit(opened, origin, None, None, epoch, accept=False)
+            ranges = origin.overlay.changed_ranges()
+            marked = tracking.Marked("hrl", ranges, origin.image.size, identity.block_size)
+            options = Options(
+                fmt.parse_codec(codec), history, False, False, workers or default_workers(), "auto", None, clock, marked
+            )
+            result = attempts.run(opened, origin, options, Monitor(progress, cancel, limit))
+            origin.remember(result.point)
+            pruned = prune.keep_newest(opened, keep) if keep is not None else 0
+        finally:
+            origin.close()
+    return _result(result, opened, began, pruned)
+
+
+def _result(result: Outcome, replica: Replica, began: float, pruned: int) -> Replicated:
+    point, tally = result.point, result.tally
     return Replicated(
-        kind, point.generation, point.name, tracker, point.virtual_bytes, tally.read_bytes, tally.changed_bytes,
-        tally.sent_bytes, time.monotonic() - began, kept_by, pruned, opened.warnings,
+        result.kind, point.generation, point.name, result.tracker, point.virtual_bytes, tally.read_bytes,
+        tally.changed_bytes, tally.sent_bytes, time.monotonic() - began, result.history, pruned, replica.warnings,
     )  # fmt: skip
+
+
+def _check_numbers(keep: int | None, limit: int | None, history: str) -> None:
+    if history not in ("auto", "undo", "clone"):
+        raise errors.Usage(f"history is auto, undo or clone, not {history!r}")
+    if keep is not None and keep < 1:
+        raise errors.Usage("keep must be at least 1: the newest point is the head")
+    if limit is not None and limit < 1:
+        raise errors.Usage("the limit must be at least one byte a second")
 
 
 def _open_source(
@@ -155,7 +185,7 @@ def _open_or_create(
     origin: sources.Source,
     block_size: int | None,
     head: str | None,
-    options: _Options,
+    options: Options,
 ) -> Replica:
     layout = Layout(root)
     if files.size(layout.identity) >= 0 or files.listdir(layout.points):
@@ -206,151 +236,3 @@ def _admit(
     raised = identity.raised(max(identity.epoch, epoch or 0)).following(origin.name, origin.format)
     if raised != identity or replica.warnings:
         replica.write_identity(raised)
-
-
-class Outcome(NamedTuple):
-    """How a cycle ended; `tracker` is what named the blocks to look at."""
-
-    kind: str
-    point: Point
-    tally: scan.Tally
-    tracker: str
-    history: str
-
-
-def _cycles(replica: Replica, origin: sources.Source, options: _Options, monitor: Monitor) -> Outcome:
-    """Cycles until one saw the source stand still."""
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return _cycle(replica, origin, options, monitor)
-        except errors.SourceChanged:
-            if attempt == ATTEMPTS:
-                raise
-    raise AssertionError
-
-
-def _cycle(replica: Replica, origin: sources.Source, options: _Options, monitor: Monitor) -> Outcome:
-    moment = options.clock()
-    old = mend.newest(replica, resync=options.resync, time=format_time(moment))
-    if options.trust_mtime and old and not options.resync and sources.unchanged(replica, origin, old.generation):
-        return Outcome("unchanged", old, scan.Tally(), "mtime", replica.identity.history)
-    before, size = origin.settled(), origin.image.size
-    if size > units.MAX_BLOCKS * replica.identity.block_size:
-        raise errors.Usage(
-            f"has {units.format_size(size)}; in blocks of {replica.identity.block_size} bytes that is too many of them",
-            path=origin.path,
-        )
-    with Mending(replica, old, options.resync, options.workers, monitor) as mending:
-        work = _Work(replica, old, size, options, mending)
-        try:
-            marked = _marked(replica, origin, options, work, mending.previous)
-            work.tracker = marked.tracker if marked else "scan"
-            monitor.begin("initial" if old is None else "replicate", size)
-            tally = scan.Scan(
-                origin.image, None if work.fresh else mending.previous, work, size=size,
-                block_size=replica.identity.block_size, seed=replica.identity.seed,
-                workers=options.workers, monitor=monitor,
-                batch_bytes=min(BATCH_BYTES, monitor.limiter.piece) if monitor.limiter else BATCH_BYTES,
-                runs=marked.runs() if marked else None,
-            ).run()  # fmt: skip
-            _stood_still(origin, before)
-            outcome = work.finish(tally, moment)
-        except ShortImage as error:
-            work.abort()
-            if error.path != origin.path:
-                raise
-            raise errors.SourceChanged("it became shorter while it was read", path=origin.path) from None
-        except BaseException:
-            work.abort()
-            raise
-    # What the user said had changed is not what was seen to be equal: the next cycle without a list looks at all of it.
-    if outcome.tracker != "changed":
-        sources.remember(replica, before, outcome.point.generation, _nanoseconds(moment))
-    return outcome
-
-
-def _marked(
-    replica: Replica, origin: sources.Source, options: _Options, work: _Work, previous: BlockMap | None
-) -> tracking.Marked | None:
-    """The blocks that a tracker names, where there is one to trust; None for all of them."""
-    old = work.old
-    if old is None or previous is None or options.resync or options.tracker == "scan" or work.size != old.virtual_bytes:
-        return None
-    noted = sources.noted(replica, old.generation)
-    marked = tracking.find(origin, noted, work.size, replica.identity.block_size, options.changed)
-    if marked is None:
-        return None
-    wrong = tracking.check(marked, origin.image, previous, replica.identity.seed)
-    if wrong is not None:
-        replica.warn(wrong)
-        return None
-    return marked
-
-
-def _nanoseconds(moment: datetime.datetime) -> int:
-    return int(moment.timestamp() * 1_000_000) * 1000
-
-
-def _stood_still(origin: sources.Source, before: object) -> None:
-    if origin.stamp() != before:
-        raise errors.SourceChanged("it was written while it was read", path=origin.path)
-
-
-class _Work:
-    """The cycle behind a scan, begun at its first change, so that an unchanged source touches nothing."""
-
-    def __init__(
-        self, replica: Replica, old: Point | None, size: int, options: _Options, mending: Mending
-    ) -> None:
-        self.replica, self.old, self.size, self.options, self.mending = replica, old, size, options, mending
-        # A container cannot be made smaller again, so a size that changed is a new container.
-        self.fresh = old is None or (replica.layout.kind != "raw" and size != old.virtual_bytes)
-        self.tracker = "scan"
-        self.cycle: Cycle | None = None
-        self._lock = threading.Lock()
-
-    def put(self, batch: Batch, worker: int) -> None:
-        self._begin().put(batch, worker)
-
-    def _begin(self) -> Cycle:
-        with self._lock:
-            if self.cycle is None:
-                self.cycle = self._make()
-            return self.cycle
-
-    def _make(self) -> Cycle:
-        replica, old, options = self.replica, self.old, self.options
-        if old is None or self.fresh:
-            return Next(replica, old, self.size, fresh=True)
-        if options.history != "undo" and not options.resync:
-            cloned = Next.from_clone(replica, old, self.size)
-            if cloned is not None:
-                return cloned
-            if options.history == "clone":
-                raise errors.Refused("this file system cannot clone files", path=replica.layout.root)
-        return InPlace(replica, old, self.size, self.mending.logical, options.codec, mend=options.resync)
-
-    def finish(self, tally: scan.Tally, moment: datetime.datetime) -> Outcome:
-        """Commit, where there is anything to."""
-        old, resync, history = self.old, self.options.resync, self.replica.identity.history
-        same_size = old is not None and self.size == old.virtual_bytes
-        if self.cycle is None and old is not None and same_size and self.mending.sealed:
-            return Outcome("resync" if resync else "unchanged", old, tally, self.tracker, history)
-        cycle = self._begin()
-        if isinstance(cycle, InPlace):
-            history = "undo"
-            if resync and old is not None and same_size and not cycle.kept and self.mending.sealed:
-                cycle.discard()
-                return Outcome("resync", old, tally, self.tracker, history)
-        kind = "initial" if old is None else "resync" if resync else "delta"
-        point = Point(
-            cycle.generation, format_time(moment), self.size, cycle.seal(), kind, self.tracker, tally.read_bytes,
-            tally.changed_bytes, tally.sent_bytes, self.replica.identity.epoch,
-            self.replica.identity.replica_id.hex(),
-        )  # fmt: skip
-        cycle.commit(point)
-        return Outcome(kind, point, tally, self.tracker, history)
-
-    def abort(self) -> None:
-        if self.cycle is not None:
-            self.cycle.abort()

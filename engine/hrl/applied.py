@@ -16,7 +16,7 @@ from secondsite.engine.images.base import Extent, Image, Segments, Stamp
 from secondsite.engine.images.layered import HOLE, Handles
 from secondsite.engine.images.mapped import MappedImage
 
-# 4 KiB writes filling 16 GiB of logs. Their index takes 28 bytes a piece, and four times that while it is made.
+# So many 4 KiB writes fill 16 GiB of logs. The index takes 28 bytes a piece (118 MB), while it is made 150 (measured).
 MAX_ENTRIES = 1 << 22
 
 

@@ -39,7 +39,7 @@ class HrlSource(Source):
         self._head: Image | None = None
         try:
             self._head = replica.open_head()
-            image = overlay(self._head, readers)
+            self.overlay = image = overlay(self._head, readers)
         except BaseException:
             for reader in readers:
                 reader.close()

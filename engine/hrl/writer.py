@@ -59,9 +59,7 @@ class HrlWriter:
         if self._slots:
             self._end_block()
         self.file.flush()
-        self.header = self.header._replace(
-            modified=modified, current_size=self._at, end=self._at, entries=self.entries
-        )
+        self.header = self.header._replace(modified=modified, current_size=self._at, end=self._at, entries=self.entries)
         self.file.write(0, self.header.pack())
         self.file.flush()
         return self.header

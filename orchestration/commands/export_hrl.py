@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import click
 
-from secondsite.engine.hrl.export import export_hrl
+from secondsite import engine
 from secondsite.engine.units import format_size
 from secondsite.orchestration import output
 from secondsite.orchestration.commands.options import at_option, json_option
@@ -30,7 +30,9 @@ def command(replica: str, output_path: str, at: str | None, base: str | None, as
     secondsite export-hrl /backup/vm today.hrl --base 2026-11-22T00:00
     """
     with output.watching() as watch:
-        done = export_hrl(replica, output_path, at=at, base=base, progress=watch.progress, cancel=watch.cancelled)
+        done = engine.export_hrl(
+            replica, output_path, at=at, base=base, progress=watch.progress, cancel=watch.cancelled
+        )
     output.warn(done.warnings)
     if as_json:
         output.print_json(asdict(done))

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Bring a replica up to date with a disk image.")
-@click.argument("source")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE")
 @click.argument("replica")
+@click.option("--hrl", is_flag=True, help="SOURCE… are logs of Hyper-V Replica, to be applied to the replica.")
 @click.option("--block-size", type=SIZE, help="Unit of tracking of a new replica, 4K to 4M.  [default: 64K]")
 @click.option(
     "--head", type=click.Choice(["raw", "vhdx", "vhd"]), help="Format of a new replica's head.  [default: raw]"
@@ -46,26 +47,43 @@ if TYPE_CHECKING:
 @click.option("--threads", type=click.IntRange(1, 64), help="Workers.  [default: one a core, at most 4]")
 @image_options
 @json_option
-def command(source: str, replica: str, as_json: bool, threads: int | None, **options: Any) -> None:
+def command(
+    sources: tuple[str, ...], replica: str, hrl: bool, as_json: bool, threads: int | None, **options: Any
+) -> None:
     """Bring the replica in the folder REPLICA up to date with the disk image SOURCE.
 
     The first time all of SOURCE is copied; afterwards it is read, and what changed moves. Each cycle that changed
-    something makes a recovery point. SOURCE is a raw file or a block device that nobody writes meanwhile: a file that
-    changes while it is read is read again, and after three tries refused.
+    something makes a recovery point. SOURCE is a raw, VHDX, VHD or VMDK file or a block device that nobody writes
+    meanwhile: a file that changes while it is read is read again, and after three tries refused.
 
     \b
     secondsite replicate vm.raw /backup/vm --keep 48
     secondsite replicate /dev/vg0/vm /backup/vm --limit 100M
+    secondsite replicate --hrl vm-1.hrl vm-2.hrl /backup/vm
     """
+    if not hrl and len(sources) != 1:
+        raise click.UsageError("one SOURCE and one REPLICA were expected")
     with output.watching() as watch:
-        done = engine.replicate(
-            source, replica, workers=threads, progress=watch.progress, cancel=watch.cancelled, **options
-        )
+        common: dict[str, Any] = {"workers": threads, "progress": watch.progress, "cancel": watch.cancelled}
+        if hrl:
+            done = engine.replicate_logs(sources, replica, **_for_logs(options), **common)
+        else:
+            done = engine.replicate(sources[0], replica, **options, **common)
     output.warn(done.warnings)
     if as_json:
         output.print_json(asdict(done))
     else:
         click.echo(describe(done))
+
+
+def _for_logs(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that mean something where the source is a chain of logs; any other that was given is an error."""
+    kept = {name: options[name] for name in ("codec", "keep", "limit", "epoch", "history")}
+    context = click.get_current_context()
+    for name in options:
+        if name not in kept and context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
+            raise click.UsageError(f"--{name.replace('_', '-')} means nothing with --hrl")
+    return kept
 
 
 def describe(done: Replicated) -> str:

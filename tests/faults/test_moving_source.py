@@ -14,7 +14,7 @@ import pytest
 from secondsite import engine
 from secondsite.engine import errors, scan
 from secondsite.engine.replica.directory import Replica
-from secondsite.engine.replication import ATTEMPTS
+from secondsite.engine.attempts import ATTEMPTS
 
 KIB = 1024
 SIZE = 3000 * KIB + 512
