@@ -61,9 +61,7 @@ def test_any_writes(tmp_path: Path, seed: int, memory: bool) -> None:
     disk = b"".join(chance.choice([bytes(512), chance.randbytes(512)]) for _ in range(size // 512 + 1))[:size]
     unit = chance.choice([1, 1, 512]) if size >= 512 else 1
     logs = [some_writes(chance, size, chance.choice([0, 1, 20, 300]), unit=unit) for _ in range(chance.randint(1, 4))]
-    readers = [
-        HrlReader(str(write_log(tmp_path / f"{n}.hrl", writes, n + 2, n + 1))) for n, writes in enumerate(logs)
-    ]
+    readers = [HrlReader(str(write_log(tmp_path / f"{n}.hrl", writes, n + 2, n + 1))) for n, writes in enumerate(logs)]
     (tmp_path / "disk").write_bytes(disk)
     with MemoryImage(disk) if memory else RawImage(tmp_path / "disk") as base, overlay(base, readers) as image:
         assert (image.segments(0, size) is None) == memory
