@@ -15,7 +15,7 @@ from uuid import UUID
 from secondsite.engine import errors
 from secondsite.engine.hrl.applied import overlay
 from secondsite.engine.hrl.chain import open_chain
-from secondsite.engine.images import Image
+from secondsite.engine.images import Image, Stamp
 from secondsite.engine.replica import record
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.point import Point
@@ -38,6 +38,7 @@ class HrlSource(Source):
         readers = open_chain(logs, after=self._last, files=replica.files)
         self._head: Image | None = None
         try:
+            self._proved = [reader.file.stamps() for reader in readers]
             self._head = replica.open_head()
             self.overlay = image = overlay(self._head, readers)
         except BaseException:
@@ -58,6 +59,14 @@ class HrlSource(Source):
     def follows(self, name: str) -> bool:
         """That the logs belong to this disk, their chain has to say."""
         return True
+
+    def settled(self) -> tuple[Stamp, ...] | None:
+        """The stamps with which the logs were proved: one that was written since is refused, at each attempt."""
+        found = super().settled()
+        proved = None if None in self._proved else tuple(stamp for stamps in self._proved for stamp in stamps or ())
+        if found != (proved or None):
+            raise errors.SourceChanged("a log was written after it was read", path=self.path)
+        return found
 
     def remember(self, point: Point) -> None:
         """The newest point is what the last log leads to: note it, durably."""
@@ -86,7 +95,11 @@ def last_applied(replica: Replica, point: Point) -> UUID | None:
     path = _path(replica)
     if replica.files.size(path) < 0:
         return None
-    fields, _ = record.read(replica.files, path)
+    try:
+        fields, _ = record.read(replica.files, path)
+    except errors.Damaged as error:
+        what = f"{error.message}; which log was the last is lost (replicate the disk itself, then remove this file)"
+        raise errors.Damaged(what, path=path) from None
     generation = record.field(fields, "generation", int, path)
     if record.field(fields, "replica_id", str, path) != replica.identity.replica_id.hex():
         raise errors.Damaged("it is of another replica", path=path, offset=0)

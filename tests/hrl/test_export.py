@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -228,6 +229,28 @@ def test_a_bad_log_applies_nothing(tmp_path: Path) -> None:
     with RawImage(copy / "head.raw") as head:
         assert bytes(head.read(0, SIZE)) == disks[0]
     assert [point.point for point in engine.points(copy)] == ["1"]
+
+
+def test_a_log_that_is_written_after_it_was_proved(tmp_path: Path) -> None:
+    disks = contents(8, 2)
+    replica = replica_of(tmp_path, disks)
+    log = tmp_path / "x.hrl"
+    export_hrl(replica, log)
+    copy = tmp_path / "copy"
+    (tmp_path / "seed.raw").write_bytes(disks[0])
+    engine.replicate(tmp_path / "seed.raw", copy, block_size=BLOCK)
+    time.sleep(0.03)  # files are stamped by a clock that ticks
+    opened = Replica.open(str(copy))
+    with opened.writing():
+        origin = HrlSource(opened, [log])
+        assert origin.settled() == origin.stamp() is not None
+        with log.open("r+b") as file:
+            file.seek(9000)
+            file.write(b"other")
+        for _ in range(3):
+            with pytest.raises(errors.SourceChanged, match="a log was written after it was read"):
+                origin.settled()
+        origin.close()
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
