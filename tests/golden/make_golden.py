@@ -100,7 +100,7 @@ def replica(codec: str) -> dict[str, bytes]:
     """The files of a whole replica, by their names in its folder."""
     files = MemoryFiles()
     created = "2026-11-22T09:00:00.000000Z"
-    Replica.create(ROOT, files, Identity(REPLICA_ID, BLOCK, SEED, 1, created, "name:golden", "undo"))
+    Replica.create(ROOT, files, Identity(REPLICA_ID, BLOCK, SEED, 1, created, "name:golden", "undo", "raw", "raw"))
     moment = datetime.datetime(2026, 11, 22, 9, 0, tzinfo=datetime.UTC)
     for data in contents():
         moment += datetime.timedelta(minutes=5)

@@ -53,9 +53,10 @@ def test_info_of_an_image_and_of_neither(tmp_path: Path) -> None:
     assert (info.kind, info.format, info.virtual_bytes) == ("image", "raw", 10 << 20)
     assert 4096 <= info.allocated_bytes < 1 << 20
     os.mkfifo(tmp_path / "pipe")
-    for neither in (tmp_path, tmp_path / "pipe"):
-        with pytest.raises(errors.Refused, match="neither a replica nor a disk image"):
-            engine.info(neither)
+    with pytest.raises(errors.Refused, match="neither a replica nor a disk image"):
+        engine.info(tmp_path)
+    with pytest.raises(errors.Usage, match="neither a file nor a block device, not a disk image"):
+        engine.info(tmp_path / "pipe")
     with pytest.raises(errors.Unreachable, match="there is no such replica"):
         engine.info(tmp_path / "none")
 
@@ -182,7 +183,7 @@ def test_identity() -> None:
     one, two = (Identity.new(4096, "2026-11-22T09:00:00Z", "name:x", "undo") for _ in range(2))
     assert one.replica_id != two.replica_id and one.seed != two.seed
     assert Identity.parse(one.fields(), "x") == one
-    assert one.raised(4).epoch == 4 and one.following("name:y").source == "name:y"
+    assert one.raised(4).epoch == 4 and one.following("name:y", "vhd").source == "name:y"
     for changes in (
         {"replica_id": "zz" * 16}, {"replica_id": "ab"}, {"block_size": 512}, {"block_size": 8 << 20},
         {"block_size": 5000}, {"seed": -1}, {"source": 7}, {"epoch": True},
