@@ -65,7 +65,7 @@ def _data_runs(
     """Runs of blocks that hold data, widened to whole blocks and joined over holes of up to `join` blocks."""
     start = stop = begin
     offset = begin * block_size
-    for extent in image.extents(offset, min(end * block_size, size) - offset):
+    for extent in image.scan_extents(offset, min(end * block_size, size) - offset):
         if extent.zero:
             continue
         first, last = extent.start // block_size, -(-(extent.start + extent.length) // block_size)

@@ -11,7 +11,11 @@ from pathlib import Path
 
 from secondsite.engine import errors, kernel
 from secondsite.engine.images.base import Buffer, Extent, Image, Segments, ShortImage, Stamp
+from secondsite.engine.units import MIB
 
+# Stretches of this size that have data at each probe are read through, whatever small holes they have.
+_DENSE = 32 * MIB
+_PROBE = 4 * MIB
 _FLAGS = {"r": os.O_RDONLY, "rw": os.O_RDWR, "create": os.O_RDWR | os.O_CREAT | os.O_TRUNC}
 
 
@@ -65,6 +69,24 @@ class RawImage(Image):
             hole = hole if hole > data else end
             yield Extent(data, hole - data, False)
             start = hole
+
+    def scan_extents(self, start: int, length: int) -> Iterator[Extent]:
+        """Where data lies, without SEEK_HOLE inside what is dense: on tmpfs that walks every page up to the next hole,
+        25 ms for 4 GiB, a sixteenth of the time in which all of it is read and hashed. Finding data is quick.
+        """
+        end = start + length
+        while start < end:
+            data = self._seek(start, os.SEEK_DATA, end)
+            if data > start:
+                yield Extent(start, data - start, True)
+                start = data
+                continue
+            stop = min(start + _DENSE, end)
+            if all(self._seek(at, os.SEEK_DATA, end) == at for at in range(start, stop, _PROBE)):
+                yield Extent(start, stop - start, False)
+            else:
+                yield from self.extents(start, stop - start)
+            start = stop
 
     def _seek(self, start: int, whence: int, end: int) -> int:
         try:
