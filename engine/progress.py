@@ -58,6 +58,11 @@ class Monitor:
             if time.monotonic() - self._last >= _EVERY_SECONDS or self._done == self._total:
                 self._tell()
 
+    def _wait(self) -> None:
+        """Asked while the rate limit waits: whoever watches sees that it goes on."""
+        self.check()
+        self.advance(0)
+
     def found(self, count: int) -> None:
         """`count` more bytes differed."""
         with self._lock:
@@ -76,7 +81,7 @@ class Monitor:
     def take(self, count: int) -> None:
         """Wait until the rate limit lets `count` bytes pass."""
         if self.limiter is not None:
-            self.limiter.take(count, self.check)
+            self.limiter.take(count, self._wait)
 
 
 class Limiter:

@@ -135,9 +135,9 @@ class Scan:
             self.monitor.check()
             if span.zero:
                 self._zero_span(span, batch, worker)
+                self.monitor.advance(span.blocks * self.block_size)
             else:
                 self._data_span(span, batch, worker)
-            self.monitor.advance(span.blocks * self.block_size)
         if not stopping():
             self._flush(batch, worker)
 
@@ -182,6 +182,7 @@ class Scan:
             rest = previous[16 * done :] if previous is not None else None
             step = self._step(Span(span.first + done, span.blocks - done, False), rest, batch)
             done += step
+            self.monitor.advance(step * self.block_size)
             if done < span.blocks:
                 self._flush(batch, worker)
         length = min(span.blocks * self.block_size, self.size - span.first * self.block_size)
@@ -268,13 +269,19 @@ def run_workers(workers: int, work: Callable[[int, Callable[[], bool]], None]) -
         raise failed[0]
 
 
+# How late a signal may be noticed that woke another thread.
+_LOOK_SECONDS = 0.25
+
+
 def _join(thread: threading.Thread, failed: list[BaseException]) -> None:
     """Wait for a thread. An interrupt lets all of them end at their next span, and is raised only then: who raised
     it again and again must not find the caller taking back what a worker still writes.
     """
     while thread.is_alive():
         try:
-            thread.join()
+            # Not for ever: a signal that came while the process was stopped may wake another thread than this one, the
+            # only one that runs handlers.
+            thread.join(_LOOK_SECONDS)
         except BaseException as error:
             failed.insert(0, error)
 

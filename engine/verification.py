@@ -47,7 +47,8 @@ def verify(
     with opened.reading(proving=True):
         points = opened.points()
         # Without `at` whatever can be read is checked, also where the newest point's record cannot be.
-        point = points[-1] if points and not at and source is None else opened.choose(at or "latest")
+        anything = points and at is None and source is None
+        point = points[-1] if anything else opened.choose("latest" if at is None else at)
         job = _Job(opened, point, workers, monitor)
         if source is not None:
             bad, damaged = job.source(source), {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
+from io import TextIOWrapper
 from typing import NoReturn
 
 import click
@@ -82,14 +83,11 @@ def secondsite() -> None:
     """
 
 
-def complain(message: str) -> None:
-    """One line on standard error."""
-    line = " ".join(message.split())
-    print(f"secondsite: {line}", file=sys.stderr)
-
-
 def main() -> NoReturn:
     """The entry point."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        # A file's name need not be text in the user's encoding; it is shown all the same.
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:]))
 
 
@@ -97,9 +95,13 @@ def run(arguments: list[str]) -> int:
     """Run one command line; its exit status. Every error is one line on standard error."""
     json = "--json" in arguments
     try:
-        status = secondsite.main(arguments, prog_name="secondsite", standalone_mode=False)
+        # Not click's own main: that ends with 1 where a pipe is broken, which would say that something differs.
+        with secondsite.make_context("secondsite", list(arguments)) as context:
+            status = secondsite.invoke(context)
         sys.stdout.flush()
         return status if isinstance(status, int) else 0
+    except click.exceptions.Exit as end:
+        return end.exit_code
     except errors.Error as error:
         return _failed(str(error), error.exit_code, json, retryable=error.retryable)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -122,9 +124,9 @@ def run(arguments: list[str]) -> int:
 
 
 def _failed(message: str, status: int, json: bool, *, retryable: bool = False) -> int:
-    complain(message)
-    if json:
-        from secondsite.orchestration import output
+    from secondsite.orchestration import output
 
-        output.print_json({"error": message, "exit": status, "retryable": retryable})
+    line = output.complain(message)
+    if json:
+        output.print_json({"error": line, "exit": status, "retryable": retryable})
     return status

@@ -28,10 +28,22 @@ def print_json(value: dict[str, Any]) -> None:
     print(json.dumps(value, default=str))
 
 
+def one_line(text: str) -> str:
+    """Messages name files, and images name files: no line breaks, and nothing that a terminal would obey."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split()))
+
+
+def complain(message: str) -> str:
+    """One line on standard error; that line without the program's name."""
+    line = one_line(message)
+    print(f"secondsite: {line}", file=sys.stderr)
+    return line
+
+
 def warn(warnings: Sequence[str]) -> None:
     """One line each on standard error."""
     for warning in warnings:
-        print(f"secondsite: warning: {' '.join(warning.split())}", file=sys.stderr)
+        complain(f"warning: {warning}")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:

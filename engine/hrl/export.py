@@ -71,7 +71,7 @@ def export_hrl(
     target = os.fspath(output)
     _refuse_inside(opened, target)
     with opened.reading(proving=True):
-        older, newer = _choose(opened, at or "latest", base)
+        older, newer = _choose(opened, "latest" if at is None else at, base)
         job = _Job(opened, older, newer, Monitor(progress, cancel))
         header, entries, data_bytes = job.write(target, unique_id)
     return Exported(

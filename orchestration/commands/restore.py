@@ -45,8 +45,8 @@ def command(
     """
     with output.watching() as watch:
         done = engine.restore(
-            replica, output_path, at=at or "latest", in_place=in_place, format=format, subformat=subformat,
-            workers=threads, progress=watch.progress, cancel=watch.cancelled,
+            replica, output_path, at="latest" if at is None else at, in_place=in_place, format=format,
+            subformat=subformat, workers=threads, progress=watch.progress, cancel=watch.cancelled,
         )  # fmt: skip
     output.warn(done.warnings)
     if as_json:
