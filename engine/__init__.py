@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from secondsite.engine.errors import Error
     from secondsite.engine.hrl.export import export_hrl
     from secondsite.engine.images import Extent, Image, RawImage, open_image
+    from secondsite.engine.images.vhdx.create import create_vhdx
     from secondsite.engine.inspection import check_image, image_map, info, points
     from secondsite.engine.maintain import open_point, prune, raise_epoch
     from secondsite.engine.progress import Progress
@@ -61,6 +62,7 @@ _HOME = {
     "MapExtent": "results",
     "check_image": "inspection",
     "convert": "conversion",
+    "create_vhdx": "images.vhdx.create",
     "image_map": "inspection",
     "ImageInfo": "results",
     "PointInfo": "results",
@@ -73,8 +75,8 @@ _HOME = {
 
 __all__ = [
     "Converted", "Error", "Extent", "Finding", "Image", "ImageInfo", "MapExtent", "PointInfo", "Progress",
-    "RawImage", "ReplicaInfo", "Replicated", "Restored", "Verified", "check_image", "convert", "export_hrl",
-    "image_map", "info", "open_image", "open_point", "points", "prune", "raise_epoch", "replicate",
+    "RawImage", "ReplicaInfo", "Replicated", "Restored", "Verified", "check_image", "convert", "create_vhdx",
+    "export_hrl", "image_map", "info", "open_image", "open_point", "points", "prune", "raise_epoch", "replicate",
     "replicate_logs", "restore", "verify",
 ]  # fmt: skip
 

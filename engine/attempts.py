@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from secondsite.engine import errors, scan, tracking, units
 from secondsite.engine import source as sources
-from secondsite.engine.batch import BATCH_BYTES, Batch
+from secondsite.engine.batch import BATCH_BYTES, SMALL_BATCH_BYTES, Batch
 from secondsite.engine.blockmap import BlockMap
 from secondsite.engine.images import ShortImage
 from secondsite.engine.progress import Monitor
@@ -81,7 +81,7 @@ def _cycle(replica: Replica, origin: sources.Source, options: Options, monitor: 
                 origin.image, None if work.fresh else mending.previous, work, size=size,
                 block_size=replica.identity.block_size, seed=replica.identity.seed,
                 workers=options.workers, monitor=monitor,
-                batch_bytes=min(BATCH_BYTES, monitor.limiter.piece) if monitor.limiter else BATCH_BYTES,
+                batch_bytes=_batch_bytes(monitor, flushes=not (old is None or work.fresh)),
                 runs=marked.runs() if marked else None,
             ).run()  # fmt: skip
             _stood_still(origin, before)
@@ -98,6 +98,12 @@ def _cycle(replica: Replica, origin: sources.Source, options: Options, monitor: 
     if outcome.tracker not in ("changed", "hrl"):
         sources.remember(replica, before, outcome.point.generation, _nanoseconds(moment))
     return outcome
+
+
+def _batch_bytes(monitor: Monitor, *, flushes: bool) -> int:
+    """Room of a batch; `flushes`: the undo delta is made durable once a batch."""
+    size = BATCH_BYTES if flushes else SMALL_BATCH_BYTES
+    return min(size, monitor.limiter.piece) if monitor.limiter else size
 
 
 def _marked(

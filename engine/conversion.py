@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from secondsite.engine import errors, scan
-from secondsite.engine.batch import BATCH_BYTES, Batch
+from secondsite.engine.batch import SMALL_BATCH_BYTES, Batch
 from secondsite.engine.files import LocalFiles
 from secondsite.engine.images import Image, ShortImage, open_image
 from secondsite.engine.progress import Monitor, Progress
@@ -89,7 +89,7 @@ def _fill(
         try:
             tally = scan.Scan(
                 image, None, Writer(made, size), size=size, block_size=_BLOCK, seed=_SEED, workers=workers,
-                batch_bytes=BATCH_BYTES, monitor=monitor,
+                batch_bytes=SMALL_BATCH_BYTES, monitor=monitor,
             ).run()  # fmt: skip
         except ShortImage as error:
             if error.path != image.path:

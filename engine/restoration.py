@@ -14,7 +14,7 @@ from array import array
 from collections.abc import Callable
 
 from secondsite.engine import errors, kernel, scan
-from secondsite.engine.batch import BATCH_BYTES, Batch
+from secondsite.engine.batch import SMALL_BATCH_BYTES, Batch
 from secondsite.engine.blockmap import PAGE_BLOCKS, BlockMap, differing_blocks
 from secondsite.engine.files import Files, LocalFiles
 from secondsite.engine.images import Image, detect
@@ -153,7 +153,7 @@ class _Job:
         with PointView(self.replica, self.point) as view:
 
             def work(worker: int, stopping: Callable[[], bool]) -> None:
-                batch = Batch(want.block_size, BATCH_BYTES)
+                batch = Batch(want.block_size, SMALL_BATCH_BYTES)
                 while not stopping():
                     with lock:
                         page = next(pages, None)

@@ -21,6 +21,8 @@ from secondsite.engine import errors, kernel
 
 Buffer = bytearray | memoryview
 
+_CHECK_BYTES = 1 << 20
+
 
 class ShortImage(errors.Damaged):
     """A read went past the end: the file was cut, or it shrank while it was read."""
@@ -171,14 +173,36 @@ class Image(ABC):
         seed: int,
     ) -> int:
         """Read a batch back; the index of the first block that is not what its hash says, or -1."""
-        for index in range(count):
-            offset = blocks[index] * block_size
-            data = self.read(offset, min(block_size, image_size - offset))
-            zero = bytes(16)
-            digest = zero if kernel.scan.is_zero(data) else kernel.scan.hash_block(data, seed)
-            if digest != (bytes(hashes[16 * index : 16 * index + 16]) if lengths[index] else zero):
-                return index
+        start = 0
+        while start < count:
+            # Runs are long wherever an image is written from end to end, so this is one call of the kernel or a few.
+            end = count
+            if blocks[count - 1] - blocks[start] != count - 1 - start:
+                end = next((at for at in range(start + 1, count) if blocks[at] != blocks[at - 1] + 1), count)
+            end = min(end, start + max(_CHECK_BYTES // block_size, 1))
+            bad = self._check_run(blocks[start:end], lengths[start:end], hashes, start, block_size, image_size, seed)
+            if bad >= 0:
+                return start + bad
+            start = end
         return -1
+
+    def _check_run(
+        self, blocks: array[int], lengths: array[int], hashes: Buffer, at: int, block_size: int, image_size: int,
+        seed: int,
+    ) -> int:  # fmt: skip
+        """Neighbouring blocks, whose hashes begin at entry `at`."""
+        count, offset = len(blocks), blocks[0] * block_size
+        data = self.read(offset, min(count * block_size, image_size - offset))
+        true = array("I", (block_size,)) * count
+        true[-1] = len(data) - (count - 1) * block_size
+        found, places = bytearray(16 * count), array("Q", bytes(8 * count))
+        kernel.scan.hash_blocks(data, true, count, seed, found)
+        for zero in places[: kernel.entries.zero_blocks(blocks, lengths, count, places)]:
+            first = (zero - blocks[0]) * block_size
+            if kernel.scan.is_zero(memoryview(data)[first : first + block_size]):
+                found[16 * (zero - blocks[0]) : 16 * (zero - blocks[0] + 1)] = bytes(16)
+        wrong = kernel.entries.differing_entries(found, hashes[16 * at : 16 * (at + count)], 0, places)
+        return places[0] if wrong else -1
 
     def __enter__(self) -> Self:
         return self

@@ -13,7 +13,7 @@ from typing import Any
 
 from secondsite.engine import errors
 from secondsite.engine.units import KIB, MIB, format_size
-from secondsite.orchestration.bench import flows, host, peers, stages, workload
+from secondsite.orchestration.bench import flows, formats, host, peers, stages, workload
 from secondsite.orchestration.bench.context import Bench, digest
 
 GROUPS: dict[str, Callable[[Bench], None]] = {
@@ -27,6 +27,7 @@ GROUPS: dict[str, Callable[[Bench], None]] = {
     "verify": flows.verify,
     "restore": flows.restore,
     "sparse": flows.sparse,
+    "formats": formats.formats,
 }
 MIN_BYTES = 16 * MIB
 # What lies in the folder at once, in images: the source, the replica and one copy; and each repository's share.

@@ -133,3 +133,7 @@ def _fill_table(file: Image, disk: Metadata, payload: int) -> None:
             for index in range(start, min(start + _PART, disk.entries))
         ]
         file.write(_TABLE + 8 * start, struct.pack(f"<{len(part)}Q", *part))
+
+
+# The name under which the engine offers it.
+create_vhdx = create
