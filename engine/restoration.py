@@ -116,7 +116,9 @@ class _Job:
 
     def in_place(self, target: str, format: str | None) -> tuple[str, int]:
         """An existing image: hash it, and write what differs."""
-        kind = format or (detect(target) if isinstance(self.files, LocalFiles) else "raw")
+        kind = format or (detect(target, option="--format") if isinstance(self.files, LocalFiles) else "raw")
+        if kind == "vmdk":
+            raise errors.Refused("VMDK images are read, not written", path=target)
         with (
             point_map(self.replica, self.point) as want,
             open_container(self.files, target, "rw", check_format(kind)) as image,

@@ -53,7 +53,7 @@ class Source:
     def _names(self, path: str) -> str:
         if self._name:
             return f"name:{self._name}"
-        return f"{_machine()}:{real_path(path) if self._on_disk else path}"
+        return place(path) if self._on_disk else f"{_machine()}:{path}"
 
     def follows(self, name: str) -> bool:
         """Is the disk called `name` this one, or a file that this one is a difference to?
@@ -88,6 +88,11 @@ class Source:
     def close(self) -> None:
         if self._owned:
             self.image.close()
+
+
+def place(path: str | os.PathLike[str]) -> str:
+    """How a replica calls a source that has no name but its path."""
+    return f"{_machine()}:{real_path(path)}"
 
 
 def _newest(stamps: tuple[Stamp, ...]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from secondsite.engine import errors, kernel, scan
 from secondsite.engine.blockmap import PAGE_BLOCKS, BlockMap
@@ -19,6 +19,7 @@ from secondsite.engine.replica.point import Point
 from secondsite.engine.replica.recovery import store_frame
 from secondsite.engine.replica.view import PointView, point_map
 from secondsite.engine.results import Verified
+from secondsite.engine.source import place
 from secondsite.engine.workers import default_workers
 
 
@@ -27,6 +28,8 @@ def verify(
     *,
     source: str | os.PathLike[str] | Image | None = None,
     at: str | None = None,
+    source_format: str | None = None,
+    allow_parent_path: Sequence[str] = (),
     workers: int | None = None,
     progress: Callable[[Progress], None] | None = None,
     cancel: Callable[[], bool] | None = None,
@@ -36,7 +39,8 @@ def verify(
 
     Without `at` and `source`: the head against its block map and that against the seal, every undo delta and every
     point's map against its seal. With `at`: the contents that a restore of that point would give. With `source`: that
-    image, which must not change meanwhile, against the newest point or `at`.
+    image, which must not change meanwhile, against the newest point or `at`; it is read in the format that the replica
+    remembers where it is the source, and for others see open_image for `source_format` and `allow_parent_path`.
     """
     began = time.monotonic()
     opened = Replica.open(os.fspath(replica), files)
@@ -51,7 +55,7 @@ def verify(
         point = points[-1] if anything else opened.choose("latest" if at is None else at)
         job = _Job(opened, point, workers, monitor)
         if source is not None:
-            bad, damaged = job.source(source), {}
+            bad, damaged = job.source(source, source_format, allow_parent_path), {}
         elif at is not None:
             bad, damaged = job.point_contents()
         else:
@@ -78,12 +82,17 @@ class _Job:
         seed = self.replica.identity.seed
         return scan.differing(image, block_map, seed, workers=self.workers, monitor=self.monitor)
 
-    def source(self, source: str | os.PathLike[str] | Image) -> list[scan.Range]:
+    def source(
+        self, source: str | os.PathLike[str] | Image, format: str | None, allow: Sequence[str]
+    ) -> list[scan.Range]:
         """Ranges in which a source differs from the point; what one has and the other not counts too."""
-        if not isinstance(source, Image):
-            with open_image(source) as image:
-                return self._source(image)
-        return self._source(source)
+        if isinstance(source, Image):
+            return self._source(source)
+        identity = self.replica.identity
+        if format is None and place(source) == identity.source:
+            format = identity.source_format
+        with open_image(source, format=format, allow_parent_path=allow) as image:
+            return self._source(image)
 
     def _source(self, image: Image) -> list[scan.Range]:
         with point_map(self.replica, self.point) as block_map:

@@ -48,8 +48,10 @@ def _is_descriptor(head: bytes, size: int) -> bool:
     return size < 1 << 20 and looks_like(head)
 
 
-def detect(path: str | os.PathLike[str]) -> str:
-    """The format of an image file, where its name and its bytes agree. Raises Usage where they do not."""
+def detect(path: str | os.PathLike[str], *, option: str = "--source-format") -> str:
+    """The format of an image file, where its name and its bytes agree. Raises Usage where they do not, which names the
+    option that decides.
+    """
     with RawImage(path) as image:
         found = probe(image)
         device = image.device
@@ -60,7 +62,7 @@ def detect(path: str | os.PathLike[str]) -> str:
         what = f"has the name of a raw image and the bytes of a {found.upper()} image"
     else:
         what = f"has the name of a {named.upper()} image and is none"
-    raise errors.Usage(f"{what}; say with --source-format which it is", path=os.fspath(path))
+    raise errors.Usage(f"{what}; say with {option} which it is", path=os.fspath(path))
 
 
 def open_image(

@@ -9,7 +9,7 @@ import click
 from secondsite import engine
 from secondsite.engine import errors
 from secondsite.orchestration import output
-from secondsite.orchestration.commands.options import at_option, json_option
+from secondsite.orchestration.commands.options import at_option, image_options, json_option
 
 # The whole list is in --json.
 SHOWN_RANGES = 20
@@ -19,9 +19,18 @@ SHOWN_RANGES = 20
 @click.argument("replica")
 @click.option("--source", help="Compare this image, which must not change meanwhile, with the point.")
 @at_option
+@image_options
 @click.option("--threads", type=click.IntRange(1, 64), help="Workers.  [default: one a core, at most 4]")
 @json_option
-def command(replica: str, source: str | None, at: str | None, threads: int | None, as_json: bool) -> int:
+def command(
+    replica: str,
+    source: str | None,
+    at: str | None,
+    threads: int | None,
+    as_json: bool,
+    source_format: str | None,
+    allow_parent_path: tuple[str, ...],
+) -> int:
     """Hash what REPLICA holds and compare: the head with its block map, and every undo delta and point with its seal.
 
     With --at, what a restore of that point would give. With --source, that image with the newest point (or --at).
@@ -33,8 +42,9 @@ def command(replica: str, source: str | None, at: str | None, threads: int | Non
     """
     with output.watching() as watch:
         found = engine.verify(
-            replica, source=source, at=at, workers=threads, progress=watch.progress, cancel=watch.cancelled
-        )
+            replica, source=source, at=at, source_format=source_format, allow_parent_path=allow_parent_path,
+            workers=threads, progress=watch.progress, cancel=watch.cancelled,
+        )  # fmt: skip
     output.warn(found.warnings)
     if as_json:
         bad = [{"offset": offset, "length": length} for offset, length in found.bad]
