@@ -70,6 +70,8 @@ def convert(
             tally = _fill(image, partial, format, subformat, workers or default_workers(), Monitor(progress, cancel))
             if origin.stamp() != before:
                 raise errors.SourceChanged("it was written while it was read", path=image.path)
+            if files.exists(target):
+                raise errors.Refused("appeared meanwhile; it is left alone", path=target)
             files.replace(partial, target)
             files.flush_dir(folder or ".")
         except BaseException:

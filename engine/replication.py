@@ -17,7 +17,7 @@ from secondsite.engine.images import Image
 from secondsite.engine.images.raw import real_path
 from secondsite.engine.progress import Monitor, Progress
 from secondsite.engine.replica import prune
-from secondsite.engine.replica.container import check_format
+from secondsite.engine.replica.container import check_format, check_size
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.identity import Identity
 from secondsite.engine.replica.layout import Layout
@@ -193,6 +193,7 @@ def _open_or_create(
     for folder in PurePosixPath(real_path(root)).parents:
         if files.size(Layout(str(folder)).identity) >= 0:
             raise errors.Refused("lies inside another replica; choose a folder of its own", path=root)
+    check_size(head or "raw", origin.image.size, origin.path)
     size = block_size or units.DEFAULT_BLOCK_SIZE
     identity = Identity.new(size, format_time(options.clock()), origin.name, "undo", origin.format, head or "raw")
     return Replica.create(root, files, identity, probe=options.history != "undo")

@@ -126,7 +126,7 @@ def run(arguments: list[str]) -> int:
 def _failed(message: str, status: int, json: bool, *, retryable: bool = False) -> int:
     from secondsite.orchestration import output
 
-    line = output.complain(message)
+    said = output.fail(message, status, retryable=retryable)
     if json:
-        output.print_json({"error": line, "exit": status, "retryable": retryable})
+        output.print_json(said)
     return status

@@ -40,6 +40,11 @@ def complain(message: str) -> str:
     return line
 
 
+def fail(message: str, status: int, *, retryable: bool) -> dict[str, Any]:
+    """An error on standard error, and what --json says of it."""
+    return {"error": complain(message), "exit": status, "retryable": retryable}
+
+
 def warn(warnings: Sequence[str]) -> None:
     """One line each on standard error."""
     for warning in warnings:

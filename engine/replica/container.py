@@ -11,6 +11,7 @@ from secondsite.engine.files import Files
 from secondsite.engine.images import Image
 
 FORMATS = ("raw", "vhdx", "vhd")
+SUBFORMATS = {"raw": (), "vhdx": ("dynamic", "fixed"), "vhd": ("dynamic", "fixed")}
 
 
 def check_format(name: str) -> str:
@@ -18,6 +19,18 @@ def check_format(name: str) -> str:
     if name not in FORMATS:
         raise errors.Usage(f"the head is {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, not {name!r}")
     return name
+
+
+def check_size(format: str, size: int, path: str) -> None:
+    """Raises Usage where a container cannot hold the disk at `path`, which has that many bytes."""
+    if format == "vhdx":
+        from secondsite.engine.images.vhdx.create import check_size as check
+
+        check(size, 512, path)
+    elif format == "vhd":
+        from secondsite.engine.images.vhd.create import whole_units
+
+        whole_units(size, rounding="exact")
 
 
 def open_container(files: Files, path: str, mode: str, format: str) -> Image:
@@ -41,6 +54,9 @@ def create_container(files: Files, path: str, size: int, format: str, subformat:
     A fixed VHD has whole MiB, as Azure wants them: its disk may be larger than `size`, by zeros.
     """
     check_format(format)
+    if subformat not in (None, *SUBFORMATS[format]):
+        known = " or ".join(SUBFORMATS[format]) or "not to be chosen"
+        raise errors.Usage(f"{subformat!r} is no subformat of {format}; that is {known}")
     if format == "raw":
         made = files.open(path, "create")
         made.resize(size)

@@ -12,6 +12,7 @@ import pytest
 from clikit import Pair, Shell, change, make_disk, program, start
 
 from secondsite import engine
+from secondsite.engine import errors
 from secondsite.engine.replica import record
 
 DIFFERENCE, USAGE, REFUSED, DAMAGED, UNREACHABLE, BUG = 1, 2, 3, 4, 5, 70
@@ -240,6 +241,22 @@ def test_a_damaged_image(shell: Shell, disk: Path, tmp_path: Path) -> None:
         assert str(path) in fails(shell, DAMAGED, *command)
 
 
+def test_damage_in_the_middle_of_a_map(shell: Shell, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was written already and the error are one object."""
+    for count in range(4):
+
+        def broken(*arguments: object, count: int = count, **options: object) -> Iterator[engine.MapExtent]:
+            for at in range(count):
+                yield engine.MapExtent(at, 1, True, False, 0)
+            raise errors.Damaged("it is spoiled", path="disk")
+
+        monkeypatch.setattr(engine, "image_map", broken)
+        done = shell("map", disk, "--json")
+        assert (done.status, done.complaint) == (DAMAGED, "secondsite: disk: it is spoiled")
+        assert done.json["error"] == "disk: it is spoiled" and done.json["exit"] == DAMAGED
+        assert [extent["start"] for extent in done.json.get("extents", [])] == list(range(count))
+
+
 # -- 5: unreachable ----------------------------------------------------------------------------------------------
 
 
@@ -275,8 +292,6 @@ def test_without_permission(shell: Shell, pair: Pair) -> None:
 
 
 def test_a_full_disk(shell: Shell, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    from secondsite.engine import errors
-
     def full(*arguments: object, **options: object) -> None:
         raise errors.from_os(OSError(28, ""), "/disk/head.raw", "write")
 

@@ -26,7 +26,7 @@ def qemu_img(*arguments: str | Path) -> str:
 def same(one: Path, other: Path, one_format: str, other_format: str = "raw") -> None:
     """QEMU finds the same disk in both."""
     kinds = QEMU.get(one_format, one_format), QEMU.get(other_format, other_format)
-    qemu_img("compare", "-s", "-f", kinds[0], "-F", kinds[1], one, other)
+    qemu_img("compare", "-f", kinds[0], "-F", kinds[1], one, other)
 
 
 def by_qemu(raw: Path, path: Path, format: str, options: str = "") -> Path:

@@ -14,7 +14,8 @@ from secondsite.engine.images.formats import FORMATS
 
 MARKS = {"vhdx": b"vhdxfile", "vhd": b"conectix", "vmdk": b"KDMV\1\0\0\0"}
 SUBFORMATS = [
-    ("vhdx", "subformat=fixed"), ("vhdx", "subformat=dynamic"), ("vhd", "subformat=fixed"), ("vhd", "subformat=dynamic"),
+    ("vhdx", "subformat=fixed"), ("vhdx", "subformat=dynamic"),
+    ("vhd", "subformat=fixed"), ("vhd", "subformat=dynamic"),
     ("vmdk", "subformat=monolithicSparse"), ("vmdk", "subformat=monolithicFlat"),
     ("vmdk", "subformat=twoGbMaxExtentSparse"), ("vmdk", "subformat=streamOptimized"),
 ]  # fmt: skip
@@ -36,8 +37,10 @@ def test_what_qemu_makes(raw: Path, format: str, options: str) -> None:
     assert isinstance(info, engine.ImageInfo) and (info.format, info.virtual_bytes) == (format, 2 * MIB)
 
 
-@pytest.mark.parametrize("format", ["raw", "vhdx", "vhd"])
-@pytest.mark.parametrize("subformat", [None, "fixed", "dynamic"])
+@pytest.mark.parametrize(
+    ("format", "subformat"),
+    [("raw", None), ("vhdx", "fixed"), ("vhdx", "dynamic"), ("vhd", "fixed"), ("vhd", "dynamic")],
+)
 def test_what_we_make(raw: Path, format: str, subformat: str | None) -> None:
     path = raw.with_name(f"made.{format}")
     engine.convert(raw, path, format=format, subformat=subformat)

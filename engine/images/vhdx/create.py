@@ -76,10 +76,15 @@ def _check(path: str, size: int | None, subformat: str, block_size: int, logical
         raise errors.Usage(f"no subformat {subformat!r}: {', '.join(SUBFORMATS)}", path=path)
     if logical not in (512, 4096) or physical not in (512, 4096):
         raise errors.Usage(f"sectors of {logical} and {physical} bytes: each is 512 or 4096", path=path)
-    if size is None or not 0 < size <= MAX_DISK or size % logical:
-        raise errors.Usage(f"{size} bytes: a multiple of {logical} up to 64 TiB was expected", path=path)
+    check_size(size, logical, path)
     if not MIN_BLOCK <= block_size <= MAX_BLOCK or block_size & block_size - 1:
         raise errors.Usage(f"blocks of {block_size} bytes: a power of two from 1 to 256 MiB was expected", path=path)
+
+
+def check_size(size: int | None, logical: int, path: str) -> None:
+    """Raises Usage for what the size of a disk with such sectors cannot be."""
+    if size is None or not 0 < size <= MAX_DISK or size % logical:
+        raise errors.Usage(f"{size} bytes: a multiple of {logical} up to 64 TiB was expected", path=path)
 
 
 def _locator(path: str, parent: str, above: Identity) -> dict[str, str]:
