@@ -6,6 +6,8 @@ container's own log keeps it whole, and the undo delta on top of that brings its
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from secondsite.engine import errors
 from secondsite.engine.files import Files
 from secondsite.engine.images import Image
@@ -40,7 +42,7 @@ def open_container(files: Files, path: str, mode: str, format: str) -> Image:
         from secondsite.engine.images.vhdx.writer import VhdxWriter
 
         # A crash may leave a log that is not empty: a reader looks through it, a writer replays it.
-        return VhdxWriter(files.open(path, "rw")) if mode == "rw" else VhdxImage(path)
+        return _closing(files.open(path, "rw"), VhdxWriter) if mode == "rw" else VhdxImage(path)
     if format == "vhd":
         from secondsite.engine.images.vhd import open_vhd
 
@@ -58,9 +60,7 @@ def create_container(files: Files, path: str, size: int, format: str, subformat:
         known = " or ".join(SUBFORMATS[format]) or "not to be chosen"
         raise errors.Usage(f"{subformat!r} is no subformat of {format}; that is {known}")
     if format == "raw":
-        made = files.open(path, "create")
-        made.resize(size)
-        return made
+        return _closing(files.open(path, "create"), lambda made: _sized(made, size))
     files.unlink(path)
     if format == "vhdx":
         from secondsite.engine.images.vhdx.create import create
@@ -72,3 +72,17 @@ def create_container(files: Files, path: str, size: int, format: str, subformat:
     if subformat == "fixed":
         return create_fixed(path, size, files=files, overwrite=True)
     return create_dynamic(path, size, files=files, overwrite=True)
+
+
+def _sized(made: Image, size: int) -> Image:
+    made.resize(size)
+    return made
+
+
+def _closing(file: Image, make: Callable[[Image], Image]) -> Image:
+    """What is made of a file, which is closed where that fails."""
+    try:
+        return make(file)
+    except BaseException:
+        file.close()
+        raise

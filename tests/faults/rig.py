@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from secondsite import engine
-from secondsite.engine import blockmap, replication, restoration
+from secondsite.engine import attempts, blockmap, restoration
 from secondsite.engine.delta import format as fmt
 from secondsite.engine.files import Files, LocalFiles
 from secondsite.engine.files.memory import MemoryFiles
@@ -39,8 +39,11 @@ def make_small(patch: pytest.MonkeyPatch) -> None:
     }  # fmt: skip
     for name, value in small.items():
         patch.setattr(blockmap, name, value)
-    for module in (replication, restoration, cycle):
-        patch.setattr(module, "BATCH_BYTES", SMALL_BATCH)
+    for module in (attempts, restoration, cycle):
+        given = [name for name in ("BATCH_BYTES", "SMALL_BATCH_BYTES") if hasattr(module, name)]
+        assert given, f"{module.__name__} has no batches to make small"
+        for name in given:
+            patch.setattr(module, name, SMALL_BATCH)
         if hasattr(module, "PAGE_BLOCKS"):
             patch.setattr(module, "PAGE_BLOCKS", pages)
     patch.setattr(fmt, "GROUP_BYTES", SMALL_BATCH // 2)

@@ -13,8 +13,8 @@ import pytest
 
 from secondsite import engine
 from secondsite.engine import errors, scan
-from secondsite.engine.replica.directory import Replica
 from secondsite.engine.attempts import ATTEMPTS
+from secondsite.engine.replica.directory import Replica
 
 KIB = 1024
 SIZE = 3000 * KIB + 512
