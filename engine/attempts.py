@@ -63,6 +63,7 @@ def run(replica: Replica, origin: sources.Source, options: Options, monitor: Mon
 def _cycle(replica: Replica, origin: sources.Source, options: Options, monitor: Monitor) -> Outcome:
     moment = options.clock()
     old = mend.newest(replica, resync=options.resync, time=format_time(moment))
+    _refuse_damage(replica, old, options)
     if options.trust_mtime and old and not options.resync and sources.unchanged(replica, origin, old.generation):
         return Outcome("unchanged", old, scan.Tally(), "mtime", replica.identity.history)
     before, size = origin.settled(), origin.image.size
@@ -98,6 +99,22 @@ def _cycle(replica: Replica, origin: sources.Source, options: Options, monitor: 
     if outcome.tracker not in ("changed", "hrl"):
         sources.remember(replica, before, outcome.point.generation, _nanoseconds(moment))
     return outcome
+
+
+def _refuse_damage(replica: Replica, old: Point | None, options: Options) -> None:
+    """Raises Damaged where going on would hide what is known to be wrong, or write over what is left."""
+    layout = replica.layout
+    if old is None and replica.files.size(layout.head) >= 0:
+        raise errors.Damaged(
+            "there is a head but no record of any point; nothing is written over it", path=layout.points
+        )
+    found = replica.known_damage()
+    if old is not None and not options.resync and old.generation in found:
+        raise errors.Damaged(
+            f"the last verify found the newest point damaged ({found[old.generation]}); "
+            "replicate --resync mends the head, or verify again",
+            path=layout.head,
+        )
 
 
 def _batch_bytes(monitor: Monitor, *, flushes: bool) -> int:

@@ -19,9 +19,10 @@ def points(
     replica: str | os.PathLike[str], *, files: Files | None = None, warnings: list[str] | None = None
 ) -> list[PointInfo]:
     """Every point, oldest first; `damaged` from a look at sizes, headers and end markers, and from what the last
-    `verify` found. Takes no lock, so it answers while a cycle runs.
+    `verify` found. It answers while a cycle runs; one that was cut short is taken back first.
     """
     opened = Replica.open(os.fspath(replica), files)
+    _come_to_rest(opened)
     found = opened.points()
     problems = opened.known_damage() | chain.damage(opened)
     listed = [_describe(opened, point, problems.get(point.generation)) for point in found]
@@ -64,8 +65,25 @@ def info(
     return replica_info(Replica.open(name, files))
 
 
+def _come_to_rest(replica: Replica) -> None:
+    """Take back what a crash left, since the head is between two points until then; where that cannot be, say so."""
+    if not replica.interrupted():
+        return
+    try:
+        with replica.reading():
+            return
+    except errors.Busy:
+        replica.warn(f"{replica.layout.root}: a cycle is being applied; its head is between two points meanwhile")
+    except errors.Error as error:
+        replica.warn(
+            f"{replica.layout.head}: a cycle was cut short and the head is between two points; "
+            f"it could not be taken back ({error})"
+        )
+
+
 def replica_info(replica: Replica) -> ReplicaInfo:
     """What a replica says of itself."""
+    _come_to_rest(replica)
     found = replica.points()
     newest = found[-1] if found else None
     files, layout, identity = replica.files, replica.layout, replica.identity

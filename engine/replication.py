@@ -92,10 +92,20 @@ def replicate(
             if resync:
                 opened.mend_records()
             result = attempts.run(opened, origin, options, Monitor(progress, cancel, limit))
+            if resync:
+                _examine(opened, options, Monitor(progress, cancel))
             pruned = prune.keep_newest(opened, keep) if keep is not None else 0
     finally:
         origin.close()
     return _result(result, opened, began, pruned)
+
+
+def _examine(replica: Replica, options: Options, monitor: Monitor) -> None:
+    """After a resync: what it could not mend is known now, and not at the next restore."""
+    from secondsite.engine.verification import examine
+
+    for generation, problem in sorted(examine(replica, options.workers, monitor).items()):
+        replica.warn(f"point {generation} is damaged: {problem}")
 
 
 def replicate_logs(
@@ -167,7 +177,8 @@ def _open_source(
     root: str,
 ) -> sources.Source:
     """The source, in the format that the replica remembers: a guest may write any signature into a raw disk."""
-    if format is None and files.size(Layout(root).identity) >= 0:
+    layout = Layout(root)
+    if format is None and files.size(layout.identity) >= 0 and files.listdir(layout.points):
         format = Replica.open(root, files).identity.source_format
     return sources.Source(source, name, format=format, allow_parent_path=allow)
 
@@ -209,6 +220,12 @@ def _admit(
 ) -> None:
     """May this source write into this replica? Raises Refused. Mends a damaged copy of the identity."""
     identity = replica.identity
+    if not replica.head_generation() and not replica.files.exists(replica.layout.head):
+        # Nothing was ever committed here: a first cycle that failed binds nobody to what it was to be.
+        size, kind = block_size or units.DEFAULT_BLOCK_SIZE, head or "raw"
+        made = Identity.new(size, identity.created, origin.name, identity.history, origin.format, kind)
+        replica.become(made.raised(max(identity.epoch, epoch or 0)))
+        return
     if block_size is not None and block_size != identity.block_size:
         raise errors.Refused(
             f"its block size is {identity.block_size}, not {block_size}; it stays for a replica's life",

@@ -24,7 +24,7 @@ from secondsite.engine.replica import chain as chains
 from secondsite.engine.replica.container import check_format, create_container, open_container
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.point import Point
-from secondsite.engine.replica.view import PointView, point_map
+from secondsite.engine.replica.view import PointView, base_map, point_map
 from secondsite.engine.results import Restored
 from secondsite.engine.workers import default_workers
 
@@ -100,7 +100,7 @@ class _Job:
         with point_map(self.replica, self.point) as want, self._open_new(partial, cloned, format, subformat) as image:
             if cloned:
                 image.resize(want.image_size)
-                with self.replica.open_map(chain.base_map) as have:
+                with base_map(self.replica, chain.base, chain.base_path, chain.base_map) as have:
                     written = self._copy(want, have, image)
                 # A clone shares the head's bytes: they are proved here, since nothing else read them.
                 self._prove(want, image)

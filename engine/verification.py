@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from secondsite.engine import errors, kernel, scan
 from secondsite.engine.blockmap import PAGE_BLOCKS, BlockMap
-from secondsite.engine.delta.reader import DeltaReader, Frame
+from secondsite.engine.delta.reader import Frame
 from secondsite.engine.files import Files
 from secondsite.engine.images import Image, open_image
 from secondsite.engine.progress import Monitor, Progress
@@ -17,7 +17,7 @@ from secondsite.engine.replica import chain as chains
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.point import Point
 from secondsite.engine.replica.recovery import store_frame
-from secondsite.engine.replica.view import PointView, point_map
+from secondsite.engine.replica.view import PointView, base_map, point_map
 from secondsite.engine.results import Verified
 from secondsite.engine.source import place
 from secondsite.engine.workers import default_workers
@@ -60,7 +60,8 @@ def verify(
             bad, damaged = job.point_contents()
         else:
             bad, damaged = job.everything(points)
-            opened.note_damage(damaged)
+            if not job.unread:
+                opened.note_damage(damaged)
     blocks = -(-point.virtual_bytes // opened.identity.block_size)
     return Verified(
         ok=not bad and not damaged,
@@ -73,9 +74,22 @@ def verify(
     )
 
 
+def examine(replica: Replica, workers: int, monitor: Monitor) -> dict[int, str]:
+    """Check everything that a replica holds, and note it; what is wrong, by point. The caller holds the replica."""
+    points = replica.points()
+    if not points:
+        return {}
+    job = _Job(replica, points[-1], workers, monitor)
+    _, damaged = job.everything(points)
+    if not job.unread:
+        replica.note_damage(damaged)
+    return damaged
+
+
 class _Job:
     def __init__(self, replica: Replica, point: Point, workers: int, monitor: Monitor) -> None:
         self.replica, self.point, self.workers, self.monitor = replica, point, workers, monitor
+        self.unread = False  # something could not be read at all, which says nothing of what it holds
 
     def _differing(self, stage: str, image: Image, block_map: BlockMap) -> list[scan.Range]:
         self.monitor.begin(stage, block_map.image_size)
@@ -132,6 +146,7 @@ class _Job:
             try:
                 links.check(point)
             except (errors.Damaged, errors.Unreachable) as error:
+                self._unread(error)
                 damaged[point.generation] = str(error)
         links.close()
         if bad:
@@ -143,7 +158,7 @@ class _Job:
         layout = self.replica.layout
         bad: list[scan.Range] = []
         try:
-            with self.replica.open_map(layout.head_map) as block_map:
+            with base_map(self.replica, newest, layout.head, layout.head_map) as block_map:
                 bad = [scan.Range(0, block_map.image_size)]  # unless it can be read
                 with self.replica.open_head() as head:
                     bad = self._compare("head", head, block_map)
@@ -164,7 +179,11 @@ class _Job:
                     continue
                 self._hold(point, bad, block_size)
             except (errors.Damaged, errors.Unreachable) as error:
+                self._unread(error)
                 damaged[point.generation] = str(error)
+
+    def _unread(self, error: errors.Error) -> None:
+        self.unread = self.unread or isinstance(error, errors.Unreachable)
 
     def _hold(self, point: Point, bad: list[scan.Range], block_size: int) -> None:
         """Raises Damaged where a point has none of its own contents for one of these ranges of the head."""
@@ -196,6 +215,7 @@ class _Links:
         self.replica, self.workers, self.monitor = replica, workers, monitor
         self._history = chains.History(replica)
         self._bad: dict[int, str] = {}
+        self._lost: dict[int, list[int]] = {}
         self._map: BlockMap | None = None
         self._at = 0
         self._decoder = kernel.codec.Decoder()
@@ -222,10 +242,22 @@ class _Links:
             self._bad[own] = f"{self.replica.layout.undo(own)}: it does not lead to the seal of point {point.name}"
             self.close()
             raise errors.Damaged(self._bad[own])
+        self._whole(point, chain)
+
+    def _whole(self, point: Point, chain: chains.Chain) -> None:
+        """Where blocks of the chain's deltas are not what their hashes say: does this point take one of them?"""
+        assert self._map is not None
+        lost = {block for undo in chain.undos for block in self._lost.get(undo, ()) if block < self._map.blocks}
+        if not lost:
+            return
+        with PointView(self.replica, point) as view:
+            if not _holds(view, self._map, array("Q", sorted(lost)), self.replica.identity.seed):
+                raise errors.Damaged("contents that an undo delta should hold are lost", path=view.path)
 
     def _clone(self, point: Point, chain: chains.Chain) -> None:
         replica = self.replica
-        with replica.open_map(chain.base_map) as block_map, replica.open_disk(chain.base_path) as image:
+        base = chain.base, chain.base_path, chain.base_map
+        with base_map(replica, *base) as block_map, replica.open_disk(chain.base_path) as image:
             if block_map.seal().hex() != point.seal:
                 raise errors.Damaged(f"it does not have the seal of point {point.name}", path=chain.base_map)
             if image.size != point.virtual_bytes:
@@ -245,7 +277,7 @@ class _Links:
             return
         self.close()
         replica = self.replica
-        with replica.open_map(chain.base_map) as base:
+        with base_map(replica, chain.base, chain.base_path, chain.base_map) as base:
             self._map = base.copy_to(replica.files.temporary(replica.layout.root), chain.base_map)
         self._at = chain.base
         for undo in reversed(chain.undos[1:]):
@@ -259,22 +291,23 @@ class _Links:
             self._map.resize(reader.header.target_size)
             for frame in reader.frames():
                 self.monitor.check()
-                self._contents(reader, frame)
+                self._contents(undo, frame)
                 store_frame(self._map, frame)
                 self.monitor.advance(frame.head.stored)
         finally:
             reader.close()
         self._at = undo
 
-    def _contents(self, reader: DeltaReader, frame: Frame) -> None:
-        """A frame's blocks must hash to what its table says."""
+    def _contents(self, undo: int, frame: Frame) -> None:
+        """A frame's blocks must hash to what its table says; those that do not are noted."""
         if not frame.blocks:
             return
-        raw = frame.decode(self._decoder)
-        out = bytearray(16 * len(frame.blocks))
-        kernel.scan.hash_blocks(raw, frame.lengths, len(frame.blocks), self.replica.identity.seed, out)
-        if out != frame.hashes:
-            raise errors.Damaged("a frame's blocks do not match their hashes", path=reader.path, offset=frame.offset)
+        raw, count = frame.decode(self._decoder), len(frame.blocks)
+        out, places = bytearray(16 * count), array("Q", bytes(8 * count))
+        kernel.scan.hash_blocks(raw, frame.lengths, count, self.replica.identity.seed, out)
+        wrong = kernel.entries.differing_entries(out, frame.hashes, 0, places)
+        if wrong:
+            self._lost.setdefault(undo, []).extend(frame.blocks[place] for place in places[:wrong])
 
     def close(self) -> None:
         if self._map is not None:

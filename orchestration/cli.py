@@ -9,6 +9,7 @@ import os
 import sys
 from importlib import import_module
 from io import TextIOWrapper
+from pathlib import Path
 from typing import NoReturn
 
 import click
@@ -37,7 +38,7 @@ Exit status:
   3  refused: a rule forbids it, or the replica is busy
   4  damaged: bytes are not what they should be
   5  unreachable: a file or device cannot be read or written, or is full
-  130, 143  stopped by a signal; what was begun was taken back
+  129, 130, 143  stopped by a signal; what was begun was taken back
 """
 
 
@@ -85,6 +86,9 @@ def secondsite() -> None:
 
 def main() -> NoReturn:
     """The entry point."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us, which is no reason to fail
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
     if isinstance(sys.stdout, TextIOWrapper):
         # A file's name need not be text in the user's encoding; it is shown all the same.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -113,9 +117,12 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         return _failed("interrupted", errors.CANCELLED, json)
     except BrokenPipeError:
-        # Whoever read our output has gone; what is left in the buffer has nowhere to go either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return errors.UNREACHABLE
+    except OSError as error:
+        # The engine's own are errors.Error; this one is of standard output, a full disk behind it for one.
+        _drop_output()
+        return _failed(f"standard output: cannot write: {os.strerror(error.errno or 0)}", errors.UNREACHABLE, False)
     except Exception as error:
         if os.environ.get("SECONDSITE_DEBUG"):
             raise
@@ -128,5 +135,14 @@ def _failed(message: str, status: int, json: bool, *, retryable: bool = False) -
 
     said = output.fail(message, status, retryable=retryable)
     if json:
-        output.print_json(said)
+        try:
+            output.print_json(said)
+            sys.stdout.flush()
+        except OSError:
+            _drop_output()
     return status
+
+
+def _drop_output() -> None:
+    """What is left in the buffer of standard output has nowhere to go."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -125,7 +125,7 @@ def watching() -> Iterator[Watch]:
         watch.signal = number
         signal.signal(number, signal.SIG_DFL)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield watch
     except errors.Cancelled as error:

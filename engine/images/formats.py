@@ -33,6 +33,8 @@ def probe(image: RawImage) -> str:
     head = bytes(image.read(0, min(size, _DESCRIPTOR_BYTES)))
     if head.startswith(b"vhdxfile"):
         return "vhdx"
+    if head.startswith(b"QFI\xfb"):
+        return "qcow2"
     if head.startswith((b"KDMV", b"COWD", b"\xbe\xba\xfe\xca\0\0\0\0")) or _is_descriptor(head, size):
         return "vmdk"
     tail = bytes(image.read(size - _FOOTER_BYTES, _FOOTER_BYTES)) if size >= 2 * _FOOTER_BYTES else b""
@@ -56,6 +58,11 @@ def detect(path: str | os.PathLike[str], *, option: str = "--source-format") -> 
         found = probe(image)
         device = image.device
     named = None if device else _SUFFIXES.get(PurePath(path).suffix.lower())
+    if found == "qcow2":
+        raise errors.Usage(
+            "is a QCOW2 image, which is not read; --source-format raw takes the bytes of the file as the disk",
+            path=os.fspath(path),
+        )
     if named in (None, found):
         return found
     if named == "raw":

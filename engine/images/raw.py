@@ -30,7 +30,9 @@ class RawImage(Image):
             self.fd = os.open(self.path, _FLAGS[mode] | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
             info = os.fstat(self.fd)
         except OSError as error:
-            raise errors.from_os(error, self.path, "open it") from None
+            raise errors.from_os(error, self.path or "(no name)", "open it") from None
+        except ValueError as error:
+            raise errors.Usage(f"{self.path!r} is no name of a file: {error}") from None
         self.device = stat.S_ISBLK(info.st_mode)
         if not self.device and not stat.S_ISREG(info.st_mode):
             self.close()

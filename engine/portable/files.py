@@ -41,6 +41,8 @@ _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctype
 
 
 def _write_all(fd: int, data: memoryview, offset: int) -> None:
+    if offset >= 1 << 63:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     while len(data):
         put = os.pwrite(fd, data, offset)
         if put == 0:

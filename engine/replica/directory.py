@@ -33,6 +33,8 @@ class Replica:
         self.layout, self.files, self.identity = Layout(root, identity.head_format), files, identity
         self.warnings: list[str] = []
         self.unreadable: dict[int, str] = {}
+        # Maps that were made anew in memory in the place of damaged ones, by path.
+        self.rebuilt: dict[str, BlockMap] = {}
 
     # -- open ------------------------------------------------------------------------------------------------
 
@@ -94,6 +96,11 @@ class Replica:
         record.write(self.files, self.layout.identity, identity.fields())
         self.files.flush_dir(self.layout.root)
         self.identity = identity
+
+    def become(self, identity: Identity) -> None:
+        """Another replica altogether, in a folder that holds no point."""
+        self.layout = Layout(self.layout.root, identity.head_format)
+        self.write_identity(identity)
 
     # -- locks -----------------------------------------------------------------------------------------------
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import posixpath
 
+from secondsite.engine import errors
+
 WIDTH = 12
 MAX_GENERATION = 10**WIDTH - 1
 
@@ -20,6 +22,8 @@ class Layout:
     """Paths of one replica. `kind` is the format of its head, and what its files of whole disks are called by."""
 
     def __init__(self, root: str, kind: str = "raw") -> None:
+        if not root:
+            raise errors.Usage("a replica is a folder, and this is no name of one", path="(no name)")
         self.kind = kind
         self.root = root.rstrip("/") or "/"
         self.points = posixpath.join(self.root, "points")

@@ -30,6 +30,13 @@ def drop(replica: Replica, unwanted: list[int]) -> int:
     """
     if not unwanted:
         return 0
+    for generation in unwanted:
+        try:
+            replica.point(generation)
+        except errors.NewerFormat:
+            raise
+        except errors.Damaged:
+            continue  # what cannot be read may go, what a later version wrote may not
     if replica.head_generation() in unwanted:
         raise errors.Refused("the newest point is the head and stays", path=replica.layout.root)
     bases = _bases(replica)

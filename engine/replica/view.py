@@ -19,6 +19,7 @@ from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.point import Point
 from secondsite.engine.replica.recovery import store_frame
 from secondsite.engine.units import MIB
+from secondsite.engine.workers import default_workers
 
 # Frames kept decoded: at 256 KiB each they are at most 16 MiB.
 CACHE_FRAMES = 64
@@ -29,7 +30,7 @@ def point_map(replica: Replica, point: Point) -> BlockMap:
     base's map with the undo deltas' tables over it, in a temporary file. Close it after use. Raises Damaged.
     """
     chain = chains.find(replica, point.generation)
-    found = replica.open_map(chain.base_map)
+    found = base_map(replica, chain.base, chain.base_path, chain.base_map)
     try:
         if chain.undos:
             base, found = found, found.copy_to(replica.files.temporary(replica.layout.root), chain.base_map)
@@ -51,6 +52,41 @@ def point_map(replica: Replica, point: Point) -> BlockMap:
     except BaseException:
         found.close()
         raise
+
+
+def base_map(replica: Replica, generation: int, image: str, path: str) -> BlockMap:
+    """The block map of a generation with a whole image. Where the stored one is damaged, and the image has the seal of
+    its point, the map is made anew from the image, for this call: points can be had without a source to mend it from.
+    Raises Damaged.
+    """
+    try:
+        found = replica.open_map(path)
+        try:
+            found.check()
+            return found
+        except BaseException:
+            found.close()
+            raise
+    except errors.Damaged as error:
+        made = replica.rebuilt.get(path)
+        if made is None:
+            made = replica.rebuilt[path] = _rebuild(replica, generation, image, path, error)
+        return made.copy_to(replica.files.temporary(replica.layout.root), path)
+
+
+def _rebuild(replica: Replica, generation: int, image: str, path: str, wrong: errors.Damaged) -> BlockMap:
+    from secondsite.engine import scan
+
+    identity, point = replica.identity, replica.point(generation)
+    with replica.open_disk(image) as disk:
+        temporary = replica.files.temporary(replica.layout.root)
+        made = BlockMap.create(temporary, path, identity.replica_id, identity.block_size, disk.size)
+        scan.rebuild(disk, made, identity.seed, workers=default_workers())
+    if made.seal().hex() != point.seal:
+        made.close()
+        raise wrong
+    replica.warn(f"{wrong}; the image has the seal of point {point.name}, so its map was made anew for this call")
+    return made
 
 
 class _Layer:
