@@ -112,7 +112,7 @@ def _refuse_damage(replica: Replica, old: Point | None, options: Options) -> Non
     if old is not None and not options.resync and old.generation in found:
         raise errors.Damaged(
             f"the last verify found the newest point damaged ({found[old.generation]}); "
-            "replicate --resync mends the head, or verify again",
+            "replicate --resync mends it, or verify again",
             path=layout.head,
         )
 

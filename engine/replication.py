@@ -93,7 +93,7 @@ def replicate(
                 opened.mend_records()
             result = attempts.run(opened, origin, options, Monitor(progress, cancel, limit))
             if resync:
-                _examine(opened, options, Monitor(progress, cancel))
+                _examine(opened, options, Monitor(progress))  # the cycle is committed: this is not to be cancelled
             pruned = prune.keep_newest(opened, keep) if keep is not None else 0
     finally:
         origin.close()
@@ -222,9 +222,10 @@ def _admit(
     identity = replica.identity
     if not replica.head_generation() and not replica.files.exists(replica.layout.head):
         # Nothing was ever committed here: a first cycle that failed binds nobody to what it was to be.
-        size, kind = block_size or units.DEFAULT_BLOCK_SIZE, head or "raw"
-        made = Identity.new(size, identity.created, origin.name, identity.history, origin.format, kind)
-        replica.become(made.raised(max(identity.epoch, epoch or 0)))
+        made = identity.raised(max(identity.epoch, epoch or 0)).following(origin.name, origin.format)
+        made = made.reshaped(block_size or identity.block_size, head or identity.head_format)
+        if made != identity:
+            replica.become(made)
         return
     if block_size is not None and block_size != identity.block_size:
         raise errors.Refused(

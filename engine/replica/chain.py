@@ -88,7 +88,7 @@ def damage(replica: Replica) -> dict[int, str]:
                 # A cycle may be changing the head's size at this moment; a clone stays what it is.
                 plain = point.generation != history.head and replica.layout.kind == "raw"
                 size = point.virtual_bytes if plain else None
-                _look_image(replica, *history.image(point.generation), size=size)
+                _look_image(replica, history.image(point.generation)[0], size=size)
             else:
                 _look_undo(replica, point.generation)
                 if base in found:
@@ -98,13 +98,12 @@ def damage(replica: Replica) -> dict[int, str]:
     return found | replica.unreadable
 
 
-def _look_image(replica: Replica, image: str, block_map: str, *, size: int | None) -> None:
+def _look_image(replica: Replica, image: str, *, size: int | None) -> None:
+    """The image alone: a map that is missing or damaged is made anew from it."""
     held = replica.files.size(image)
     if held < 0 or size not in (None, held):
         what = f"{held} bytes, {size} were expected" if held >= 0 else "the image is missing"
         raise errors.Damaged(what, path=image)
-    if replica.files.size(block_map) < 0:
-        raise errors.Damaged("the block map is missing", path=block_map)
 
 
 def _look_undo(replica: Replica, generation: int) -> None:

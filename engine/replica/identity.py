@@ -85,6 +85,10 @@ class Identity:
         """The same replica with another source."""
         return replace(self, source=source, source_format=source_format)
 
+    def reshaped(self, block_size: int, head_format: str) -> Identity:
+        """The same replica, which holds nothing yet, in other blocks or with a head of another format."""
+        return replace(self, block_size=block_size, head_format=head_format)
+
     def raised(self, epoch: int) -> Identity:
         """The same replica with a higher epoch."""
         return replace(self, epoch=epoch)
