@@ -22,6 +22,7 @@ _SUFFIXES = {
     ".vhdx": "vhdx", ".avhdx": "vhdx", ".vhds": "vhdx", ".vhd": "vhd", ".avhd": "vhd", ".vmdk": "vmdk",
 }  # fmt: skip
 _DESCRIPTOR_BYTES = 4096
+_DESCRIPTOR_LIMIT = 1 << 20
 _FOOTER_BYTES = 512
 
 
@@ -35,7 +36,9 @@ def probe(image: RawImage) -> str:
         return "vhdx"
     if head.startswith(b"QFI\xfb"):
         return "qcow2"
-    if head.startswith((b"KDMV", b"COWD", b"\xbe\xba\xfe\xca\0\0\0\0")) or _is_descriptor(head, size):
+    if head.startswith((b"KDMV", b"COWD", b"\xbe\xba\xfe\xca\0\0\0\0")):
+        return "vmdk"
+    if size < _DESCRIPTOR_LIMIT and _is_descriptor(head):
         return "vmdk"
     tail = bytes(image.read(size - _FOOTER_BYTES, _FOOTER_BYTES)) if size >= 2 * _FOOTER_BYTES else b""
     # The footer of a fixed VHD is its only mark. Virtual PC wrote some of 511 bytes.
@@ -44,10 +47,10 @@ def probe(image: RawImage) -> str:
     return "raw"
 
 
-def _is_descriptor(head: bytes, size: int) -> bool:
-    from secondsite.engine.images.vmdk.descriptor import looks_like
+def _is_descriptor(head: bytes) -> bool:
+    from secondsite.engine.images.vmdk.descriptor import looks_like  # with its package 15 ms, for small files alone
 
-    return size < 1 << 20 and looks_like(head)
+    return looks_like(head)
 
 
 def detect(path: str | os.PathLike[str], *, option: str = "--source-format") -> str:
