@@ -49,6 +49,11 @@ class HrlSource(Source):
             raise
         super().__init__(image, None)
         self.name, self.format = replica.identity.source, replica.identity.source_format
+        if readers and self._last is None:
+            replica.warn(
+                f"{readers[0].path}: nothing tells that this first log goes on from point {point.name} of this disk; "
+                "verify --source would"
+            )
         if readers:
             self._last = readers[-1].unique_id
         if len(readers) < len(logs):

@@ -73,6 +73,9 @@ def parse(raw: bytes, path: str) -> Descriptor:
                 raise errors.Refused(f"a disk of more than {MAX_EXTENTS} extents", path=path)
         elif pair := _PAIR.match(line):
             values.setdefault(pair[1].lower(), pair[2].strip('"'))
+        elif '"' in line:
+            # An extent whose line is damaged would otherwise be left out, and those behind it would move.
+            raise errors.Damaged(f"line {number}: neither an extent nor a value: {line!r:.80}", path=path)
     if sum(extent.sectors for extent in extents) > MAX_SECTORS:
         raise errors.Damaged(f"extents of more than {MAX_SECTORS} sectors in all", path=path)
     if values.get("version") == "2" or any(key.startswith("encryption.") for key in values):
@@ -105,6 +108,8 @@ def _extent(found: re.Match[str], path: str, number: int) -> ExtentLine:
         raise errors.Refused(f"line {number}: an extent of type {kind}, {_REFUSED[kind]}, is not read", path=path)
     if kind not in _TYPES:
         raise errors.Damaged(f"line {number}: an extent of type {kind!r}; FLAT, SPARSE, ... was expected", path=path)
+    if rest := found.string[found.end() :].strip():
+        raise errors.Damaged(f"line {number}: {rest!r:.40} behind an extent", path=path)
     if int(sectors) > MAX_SECTORS or int(offset or 0) > MAX_SECTORS:
         raise errors.Damaged(f"line {number}: an extent of {sectors} sectors; {MAX_SECTORS} is the most", path=path)
     made = ZERO if access.upper() == "NOACCESS" else _TYPES[kind]

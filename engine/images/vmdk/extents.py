@@ -74,12 +74,30 @@ class SparseExtent:
         self.spare = self._directory(header.redundant_at)
         if not self.directory:
             self.directory, self.spare = self.spare, array("I")
+        self._compare()
         self._tables = Cache(_TABLES_HELD)
         if header.compressed:
             packed = PackedGrains(file, header, self.entry)
             self.handle = handles.add_reader(packed)
         else:
             self.handle = handles.add(file)
+
+    def _compare(self) -> None:
+        """Two directories name the same tables, each its own copy: one that lies elsewhere by a bad byte in the header
+        would make a disk of zeros. Where there is one alone it must at least not lie in the descriptor."""
+        begin, end = self.header.descriptor_at, self.header.descriptor_at + self.header.descriptor_bytes
+        at = self.header.directory_at
+        if begin < at + 4 * len(self.directory) and at < end:
+            raise errors.Damaged(
+                f"the grain directory at byte {at} lies in the descriptor", path=self.file.path, offset=56
+            )
+        for number, (one, other) in enumerate(zip(self.directory, self.spare, strict=False)):
+            if bool(one) != bool(other):
+                raise errors.Damaged(
+                    f"the grain directory at byte {at} and the redundant one at {self.header.redundant_at} disagree "
+                    f"about grain table {number}",
+                    path=self.file.path, offset=56,
+                )  # fmt: skip
 
     def _directory(self, at: int) -> array[int]:
         found = array("I")
