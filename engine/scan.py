@@ -20,7 +20,7 @@ from secondsite.engine.units import KIB, MIB
 
 # One boundary crossing reads this much (DESIGN D2).
 SPAN_BYTES = 32 * MIB
-# Holes shorter than this are read through: finding one costs as much as reading it.
+# Holes shorter than this are read through, rather than cut a span in two.
 SMALL_HOLE = 256 * KIB
 PIECE_BYTES = 1 * MIB
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-# Two threads reach 13.1 GB/s of a two-core machine's 15.3 for reads alone; more than four only move the memory
-# bandwidth around, and each costs a batch and two buffers.
+# Two threads reach 13.1 GB/s of a two-core machine's 15.3 for reads alone. Larger machines were not measured; the bound
+# keeps the memory of batches and buffers, which each worker owns, at a known size.
 MAX_WORKERS = 4
 
 

@@ -101,7 +101,7 @@ class LocalFiles(Files):
         return False
 
     def temporary(self, near: str) -> Image:
-        import tempfile  # with all that it imports 5 ms, which most commands need not pay
+        import tempfile  # 2 ms, which most commands need not pay
 
         try:
             fd, path = tempfile.mkstemp(prefix="secondsite-")

@@ -48,7 +48,7 @@ def probe(image: RawImage) -> str:
 
 
 def _is_descriptor(head: bytes) -> bool:
-    from secondsite.engine.images.vmdk.descriptor import looks_like  # with its package 15 ms, for small files alone
+    from secondsite.engine.images.vmdk.descriptor import looks_like  # 4 ms with its package
 
     return looks_like(head)
 

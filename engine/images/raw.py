@@ -74,7 +74,8 @@ class RawImage(Image):
 
     def scan_extents(self, start: int, length: int) -> Iterator[Extent]:
         """Where data lies, without SEEK_HOLE inside what is dense: on tmpfs that walks every page up to the next hole,
-        25 ms for 4 GiB, a sixteenth of the time in which all of it is read and hashed. Finding data is quick.
+        28 ms for 4 GiB, a fifteenth of the time in which all of it is read and hashed. Finding data at 1,024 places
+        takes 1.5 ms.
         """
         end = start + length
         while start < end:
