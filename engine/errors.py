@@ -58,13 +58,16 @@ class NewerFormat(Refused):
 
 
 class Damaged(Error):
-    """Bytes that are not what they should be: which file, where in it, and what was expected."""
+    """Bytes that are not what they should be: which file, where in it, and what was expected.
+
+    `bare` is the message without the place, for who shows `offset` himself.
+    """
 
     exit_code = DAMAGED
 
     def __init__(self, message: str, *, path: str | None = None, offset: int | None = None) -> None:
         super().__init__(message if offset is None else f"at byte {offset}: {message}", path=path)
-        self.offset = offset
+        self.offset, self.bare = offset, message
 
 
 class Unreachable(Error):

@@ -179,5 +179,5 @@ def check_image(
                 if not extent.zero:
                     image.segments(extent.start, extent.length)
         except errors.Damaged as error:
-            found.append(Finding(error.path or image.path, error.message, True, error.offset))
+            found.append(Finding(error.path or image.path, error.bare, True, error.offset))
         return found

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from clikit import KIB, MIB, Done, Pair, Shell, change, make_disk, program
 
+from secondsite import engine
 from secondsite.orchestration.cli import COMMANDS
 
 REPLICATED = {
@@ -141,6 +142,20 @@ def test_convert_check_and_map(shell: Shell, disk: Path, tmp_path: Path) -> None
     assert shell.ok("check", vhdx) == f"ok: {vhdx}\n"
     assert shell.json("check", vhdx) == {"ok": True, "findings": []}
     assert "format: vhdx, dynamic\n" in shell.ok("info", vhdx)
+
+
+def test_check_tells_the_place_once(shell: Shell, tmp_path: Path) -> None:
+    path, place = tmp_path / "vm.vhdx", 3 * MIB + 8 * 4
+    engine.create_vhdx(path, 8 * MIB, block_size=MIB)
+    with path.open("r+b") as file:
+        file.seek(place)
+        file.write(b"\x06" + b"\xff" * 7)
+    done = shell("check", path)
+    line = done.out.splitlines()[0]
+    assert done.status == 4 and line.startswith(f"DAMAGED: {path} at byte {place}: block allocation table: block 4 is ")
+    assert done.out.count("at byte") == 1
+    finding = shell.json("check", path, status=4)["findings"][0]
+    assert finding["offset"] == place and "at byte" not in finding["text"]
 
 
 def test_map(shell: Shell, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def check_layers(layers: Sequence[Layer]) -> list[Finding]:
 
 def _check(layer: Layer) -> Iterator[Finding]:
     for error in layer.table.problems():
-        yield Finding(layer.path, error.message, True, error.offset)
+        yield Finding(layer.path, error.bare, True, error.offset)
     for text in remarks(layer):
         yield Finding(layer.path, text, False)
     try:

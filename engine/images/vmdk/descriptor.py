@@ -112,7 +112,14 @@ def _extent(found: re.Match[str], path: str, number: int) -> ExtentLine:
         raise errors.Damaged(f"line {number}: {rest!r:.40} behind an extent", path=path)
     if int(sectors) > MAX_SECTORS or int(offset or 0) > MAX_SECTORS:
         raise errors.Damaged(f"line {number}: an extent of {sectors} sectors; {MAX_SECTORS} is the most", path=path)
-    made = ZERO if access.upper() == "NOACCESS" else _TYPES[kind]
+    if access.upper() == "NOACCESS":
+        # Its bytes are there and are not ours: zeros in their place would pass for the disk.
+        raise errors.Refused(
+            f"line {number}: an extent of {sectors} sectors that is not to be accessed (NOACCESS), so that the disk "
+            "cannot be read whole (copy it with a program that may access it)",
+            path=path,
+        )
+    made = _TYPES[kind]
     if made != ZERO and not name:
         raise errors.Damaged(f"line {number}: an extent of type {kind} without the name of a file", path=path)
     return ExtentLine(made, int(sectors), name or "", int(offset or 0))

@@ -171,7 +171,7 @@ def test_descriptors_as_people_write_them(tmp_path):
     body = (
         'Created by hand\r\n# Disk DescriptorFile\r\nVersion = 3\r\nCID = "1234ABCD"\r\nencoding = "UTF-8"\r\n\r\n'
         'createType=custom\r\nRW 2 FLAT "däta.bin" 2\r\nrdonly 100 sparse "s.vmdk"\r\n  RW 3 ZERO\r\n'
-        'NOACCESS 1 FLAT "nowhere.bin" 0\r\nRW 2 FLAT "DÄTA.BIN"\r\n ddb.uuid = "ab cd"\r\nnonsense\r\n'
+        'rw 1 ZERO\r\nRW 2 FLAT "DÄTA.BIN"\r\n ddb.uuid = "ab cd"\r\nnonsense\r\n'
         'changeTrackPath="x-ctk.vmdk"\r\n'
     )
     path = tmp_path / "a.vmdk"
@@ -182,6 +182,14 @@ def test_descriptors_as_people_write_them(tmp_path):
             facts = image.facts()
         assert facts.identifiers == {"content_id": "1234abcd", "uuid": "ab cd"}
         assert "tracked" in facts.notes[0]
+
+
+@pytest.mark.parametrize("line", ['NOACCESS 1 FLAT "a.bin" 0', "noaccess 1 ZERO"])
+def test_an_extent_that_is_not_to_be_accessed_is_refused(tmp_path, line):
+    (tmp_path / "a.bin").write_bytes(b"1" * 512)
+    (tmp_path / "a.vmdk").write_text(f'# Disk DescriptorFile\nCID=1\ncreateType="custom"\nRW 1 ZERO\n{line}\n')
+    with pytest.raises(errors.Refused, match=r"a\.vmdk: line 5: an extent of 1 sectors .*NOACCESS"):
+        open_vmdk(tmp_path / "a.vmdk")
 
 
 @pytest.mark.parametrize("at_end", [True, False])
