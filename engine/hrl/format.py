@@ -17,11 +17,10 @@ from __future__ import annotations
 
 import datetime
 import struct
-import zlib
 from typing import NamedTuple
 from uuid import UUID
 
-from secondsite.engine import errors
+from secondsite.engine import errors, kernel
 
 COOKIE = b"msctlog "
 VERSION = 0x00020000
@@ -40,16 +39,6 @@ _ENTRY_CHECKSUM = slice(8, 12)
 
 _EPOCH = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
 _MAX_SECONDS = 0xFFFFFFFF
-# zlib's Adler-32 holds the sum of the bytes modulo 65521 in its lower half: exact for so many bytes, and 8 times
-# faster than summing them in Python.
-_SUM_BYTES = 256
-
-
-def byte_sum(data: bytes | bytearray | memoryview) -> int:
-    """The sum of all bytes."""
-    with memoryview(data) as view:
-        steps = range(0, len(view), _SUM_BYTES)
-        return sum([zlib.adler32(view[at : at + _SUM_BYTES], 0) & 0xFFFF for at in steps])
 
 
 def complement(total: int) -> int:
@@ -58,7 +47,7 @@ def complement(total: int) -> int:
 
 
 def _checksum(data: bytes | bytearray, skipped: slice) -> int:
-    return complement(byte_sum(data) - byte_sum(data[skipped]))
+    return complement(kernel.crc.byte_sum(data) - sum(data[skipped]))
 
 
 def seconds(moment: datetime.datetime) -> int:

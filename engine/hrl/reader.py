@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from uuid import UUID
 
-from secondsite.engine import errors
+from secondsite.engine import errors, kernel
 from secondsite.engine.files import Files, LocalFiles
 from secondsite.engine.hrl import format as fmt
 
@@ -139,7 +139,7 @@ class HrlReader:
                 held = self.file.read(location, min(_WINDOW_BYTES, self.header.end - location))
                 self._window, self._window_at, inside = memoryview(held), location, 0
             part = self._window[inside : inside + end - location]
-            total += fmt.byte_sum(part)
+            total += kernel.crc.byte_sum(part)
             location += len(part)
         return fmt.complement(total)
 

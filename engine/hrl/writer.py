@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from secondsite.engine import errors
+from secondsite.engine import errors, kernel
 from secondsite.engine.hrl import format as fmt
 from secondsite.engine.images.base import Image
 
@@ -39,7 +39,7 @@ class HrlWriter:
     def _add(self, offset: int, data: memoryview, time: int) -> None:
         if len(self._slots) == SLOTS * fmt.ENTRY.size:
             self._end_block()
-        checksum = fmt.complement(fmt.byte_sum(data))
+        checksum = fmt.complement(kernel.crc.byte_sum(data))
         self._slots += fmt.pack_entry(fmt.Entry(offset, len(data), time, self._at, checksum))
         self.file.write(self._at, data)
         self._at += len(data)

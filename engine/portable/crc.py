@@ -1,7 +1,7 @@
-"""CRC-32C over numpy. The portable `_crc`.
+"""Checksums over numpy: CRC-32C, and the sum of bytes. The portable `_crc`.
 
-The bytes are cut into lanes that go through the table side by side, one byte of each at a time; then the lanes
-are joined in pairs. Zero bytes before the first leave an empty register empty, so the lanes may be padded there.
+For the CRC the bytes are cut into lanes that go through the table side by side, one byte of each at a time; then the
+lanes are joined in pairs. Zero bytes before the first leave an empty register empty, so the lanes may be padded there.
 """
 
 from __future__ import annotations
@@ -80,3 +80,8 @@ def crc32c(data: Buffer, value: int = 0, tables: bool = False) -> int:
         registers = _apply(_skip(length), registers[0::2]) ^ registers[1::2]
         length *= 2
     return int(registers[0]) ^ 0xFFFFFFFF
+
+
+def byte_sum(data: Buffer) -> int:
+    """The sum of all bytes."""
+    return int(view(data, np.uint8).sum(dtype=np.uint64))

@@ -1,4 +1,4 @@
-"""CRC-32C: known answers, a plain model, pieces, and one kernel against the others."""
+"""CRC-32C and sums of bytes: known answers, a plain model, pieces, and one kernel against the others."""
 
 from __future__ import annotations
 
@@ -77,3 +77,25 @@ def test_what_is_no_flat_buffer_of_bytes_is_refused(crc):
         crc(b"", -1)
     with pytest.raises(OverflowError):
         crc(b"", 1 << 32)
+
+
+@pytest.mark.parametrize("length", [0, 1, 7, 8, 1023, 1024, 1025, 4096, 65_535, 65_536, 65_537, 1 << 20])
+def test_sums_are_those_of_python(kernel, length):
+    assert kernel.crc.byte_sum(DATA[:length]) == sum(DATA[:length])
+    # No lane of the kernel runs over.
+    assert kernel.crc.byte_sum(b"\xff" * length) == 255 * length
+
+
+@QUICK
+@given(st.integers(0, 300), st.integers(0, 70_000))
+def test_kernels_agree_on_sums_at_any_length_and_alignment(native, portable, start, length):
+    data = memoryview(DATA)[start : start + length]
+    assert native.crc.byte_sum(data) == portable.crc.byte_sum(data)
+
+
+def test_a_sum_takes_any_flat_buffer_and_nothing_else(kernel):
+    assert kernel.crc.byte_sum(bytearray(b"\1\2")) == kernel.crc.byte_sum(memoryview(b"\0\1\2")[1:]) == 3
+    with pytest.raises((ValueError, BufferError)):
+        kernel.crc.byte_sum(memoryview(bytes(8))[::2])
+    with pytest.raises(TypeError):
+        kernel.crc.byte_sum("text")
