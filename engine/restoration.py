@@ -11,21 +11,23 @@ import posixpath
 import threading
 import time
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from secondsite.engine import errors, kernel, scan
 from secondsite.engine.batch import SMALL_BATCH_BYTES, Batch
 from secondsite.engine.blockmap import PAGE_BLOCKS, BlockMap, differing_blocks
 from secondsite.engine.files import Files, LocalFiles
-from secondsite.engine.images import Image, detect
+from secondsite.engine.images import Image, RawImage
 from secondsite.engine.images.raw import real_path
 from secondsite.engine.progress import Monitor, Progress
 from secondsite.engine.replica import chain as chains
-from secondsite.engine.replica.container import check_format, create_container, open_container
+from secondsite.engine.replica.container import create_container, open_existing
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.point import Point
 from secondsite.engine.replica.view import PointView, base_map, point_map
 from secondsite.engine.results import Restored
+from secondsite.engine.units import larger_disk
 from secondsite.engine.workers import default_workers
 
 
@@ -37,6 +39,7 @@ def restore(
     in_place: bool = False,
     format: str | None = None,
     subformat: str | None = None,
+    allow_parent_path: Sequence[str] = (),
     workers: int | None = None,
     progress: Callable[[Progress], None] | None = None,
     cancel: Callable[[], bool] | None = None,
@@ -44,8 +47,9 @@ def restore(
 ) -> Restored:
     """Write the point `at` (a generation, `latest` or a time) to `output`.
 
-    `format` is raw, vhdx or vhd; by default raw for a new file, and what an existing one is for `in_place`. A VHDX or
-    VHD is dynamic unless `subformat` is `fixed`.
+    `format` is raw, vhdx or vhd, by default raw. A VHDX or VHD is dynamic unless `subformat` is `fixed`, and a fixed
+    VHD has whole MiB. An existing image stays what it is: for `in_place` a `format` only says it again, or decides
+    where its name and its bytes do not agree, and the parents of a differencing VHDX may lie in `allow_parent_path`.
 
     A new output appears under its name only when it is whole and durable; an existing one is Refused, unless
     `in_place`: then just what differs from the point is written, to a file or a block device, and a call that was cut
@@ -53,14 +57,24 @@ def restore(
     names the first that does not match.
     """
     began = time.monotonic()
+    if in_place and subformat is not None:
+        raise errors.Usage("with --in-place the output stays what it is; --subformat is for a new file")
+    if allow_parent_path and not in_place:
+        raise errors.Usage("a new file has no parent; --allow-parent-path goes with --in-place")
     opened = Replica.open(os.fspath(replica), files)
     target = os.fspath(output)
     _refuse_inside(opened, target)
     with opened.reading(proving=True):
         point = opened.choose(at)
         job = _Job(opened, point, workers or default_workers(), Monitor(progress, cancel))
-        method, written = job.in_place(target, format) if in_place else job.new(target, format or "raw", subformat)
-    return Restored(point.name, point.virtual_bytes, written, time.monotonic() - began, method, target, opened.warnings)
+        if in_place:
+            done = job.in_place(target, format, [os.fspath(folder) for folder in allow_parent_path])
+        else:
+            done = job.new(target, format or "raw", subformat)
+    return Restored(
+        point.name, point.virtual_bytes, done.written, time.monotonic() - began, done.method, target, done.size,
+        [*opened.warnings, *job.warnings],
+    )  # fmt: skip
 
 
 def _refuse_inside(replica: Replica, target: str) -> None:
@@ -69,19 +83,28 @@ def _refuse_inside(replica: Replica, target: str) -> None:
         raise errors.Refused("lies inside the replica; restore to another folder", path=target)
 
 
+class _Done(NamedTuple):
+    """What was written how, and the size of the output's disk."""
+
+    method: str
+    written: int
+    size: int
+
+
 class _Job:
     def __init__(self, replica: Replica, point: Point, workers: int, monitor: Monitor) -> None:
         self.replica, self.point, self.workers, self.monitor = replica, point, workers, monitor
         self.files = replica.files
+        self.warnings: list[str] = []
 
-    def new(self, target: str, format: str, subformat: str | None) -> tuple[str, int]:
+    def new(self, target: str, format: str, subformat: str | None) -> _Done:
         """A file that was not there."""
         if self.files.exists(target):
             raise errors.Refused("exists; --in-place rewrites what differs in it, or name another file", path=target)
         folder, name = posixpath.split(target)
         partial = posixpath.join(folder, f".{name}.secondsite-partial")
         try:
-            method, written = self._build(partial, format, subformat)
+            done = self._build(partial, format, subformat)
             if self.files.exists(target):
                 raise errors.Refused("appeared meanwhile; it is left alone", path=target)
             self.files.replace(partial, target)
@@ -92,9 +115,10 @@ class _Job:
             except errors.Error:
                 pass  # the first error is the one to tell
             raise
-        return method, written
+        self._note_larger(target, done)
+        return done
 
-    def _build(self, partial: str, format: str, subformat: str | None) -> tuple[str, int]:
+    def _build(self, partial: str, format: str, subformat: str | None) -> _Done:
         chain = chains.find(self.replica, self.point.generation)
         cloned = format == self.replica.layout.kind == "raw" and self.files.clone(chain.base_path, partial)
         with point_map(self.replica, self.point) as want, self._open_new(partial, cloned, format, subformat) as image:
@@ -107,24 +131,24 @@ class _Job:
             else:
                 written = self._copy(want, None, image)
             image.flush()
-        return ("clone" if cloned else "copy"), written
+            return _Done("clone" if cloned else "copy", written, image.size)
+
+    def _note_larger(self, target: str, done: _Done) -> None:
+        if done.size > self.point.virtual_bytes:
+            self.warnings.append(larger_disk(target, self.point.virtual_bytes, done.size))
 
     def _open_new(self, partial: str, cloned: bool, format: str, subformat: str | None) -> Image:
         if cloned:
             return self.files.open(partial, "rw")
         return create_container(self.files, partial, self.point.virtual_bytes, format, subformat)
 
-    def in_place(self, target: str, format: str | None) -> tuple[str, int]:
+    def in_place(self, target: str, format: str | None, allow: Sequence[str]) -> _Done:
         """An existing image: hash it, and write what differs."""
-        kind = format or (detect(target, option="--format") if isinstance(self.files, LocalFiles) else "raw")
-        if kind == "vmdk":
-            raise errors.Refused("VMDK images are read, not written", path=target)
         with (
             point_map(self.replica, self.point) as want,
-            open_container(self.files, target, "rw", check_format(kind)) as image,
+            open_existing(self.files, target, format, allow) as image,
         ):
-            if image.size != want.image_size:
-                image.resize(want.image_size)
+            image.fit(want.image_size)
             temporary = self.files.temporary(target)
             with BlockMap.create(
                 temporary, target, want.replica_id, want.block_size, want.image_size
@@ -133,7 +157,11 @@ class _Job:
                 scan.rebuild(image, have, self.replica.identity.seed, workers=self.workers, monitor=self.monitor)
                 written = self._copy(want, have, image)
             image.flush()
-        return "in-place", written
+            done = _Done("in-place", written, image.size)
+        # A device has the size that it has.
+        if not (isinstance(image, RawImage) and image.device):
+            self._note_larger(target, done)
+        return done
 
     def _prove(self, want: BlockMap, image: Image) -> None:
         self.monitor.begin("verify", want.image_size)

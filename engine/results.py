@@ -128,7 +128,10 @@ class Verified:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """`bytes_written` counts what was written to the output; `method`: copy, clone or in-place."""
+    """`bytes_written` counts what was written to the output; `method`: copy, clone or in-place. `output_bytes` is the
+    size of the output's disk, where that is larger than the point's the rest is zeros: a fixed VHD has whole MiB.
+    (A block device is as large as it is.)
+    """
 
     point: str
     virtual_bytes: int
@@ -136,4 +139,5 @@ class Restored:
     seconds: float
     method: str
     output: str
+    output_bytes: int
     warnings: list[str] = field(default_factory=list)

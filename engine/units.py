@@ -33,6 +33,11 @@ def parse_size(text: str) -> int:
     return int(size)
 
 
+def larger_disk(path: str, size: int, made: int) -> str:
+    """What is said of a disk of `made` bytes that was to have `size`."""
+    return f"{path}: its disk has {made} bytes, {made - size} more than what was written to it; they are zeros"
+
+
 def format_size(size: float) -> str:
     """The shortest readable form: `512 B`, `64.0 KiB`, `1.5 GiB`."""
     for unit in ("B", "KiB", "MiB", "GiB"):

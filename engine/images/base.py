@@ -87,6 +87,11 @@ class Image(ABC):
     def resize(self, size: int) -> None:
         """Cut the image, or grow it by zeros."""
 
+    def fit(self, size: int) -> None:
+        """Resize it to hold a disk of `size` bytes; where a format's sizes are rounded up, what is more is zeros."""
+        if self.size != size:
+            self.resize(size)
+
     @abstractmethod
     def flush(self) -> None:
         """Make everything written so far durable."""

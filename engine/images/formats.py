@@ -57,13 +57,10 @@ def detect(path: str | os.PathLike[str], *, option: str = "--source-format") -> 
     """The format of an image file, where its name and its bytes agree. Raises Usage where they do not, which names the
     option that decides.
     """
-    with RawImage(path) as image:
-        found = probe(image)
-        device = image.device
-    named = None if device else _SUFFIXES.get(PurePath(path).suffix.lower())
+    found, named = _look(path)
     if found == "qcow2":
         raise errors.Usage(
-            "is a QCOW2 image, which is not read; --source-format raw takes the bytes of the file as the disk",
+            f"is a QCOW2 image, which is not read; {option} raw takes the bytes of the file as the disk",
             path=os.fspath(path),
         )
     if named in (None, found):
@@ -73,6 +70,26 @@ def detect(path: str | os.PathLike[str], *, option: str = "--source-format") -> 
     else:
         what = f"has the name of a {named.upper()} image and is none"
     raise errors.Usage(f"{what}; say with {option} which it is", path=os.fspath(path))
+
+
+def _look(path: str | os.PathLike[str]) -> tuple[str, str | None]:
+    """The format that the bytes of a file say, and the one that its name says, where it says one."""
+    with RawImage(path) as image:
+        return probe(image), None if image.device else _SUFFIXES.get(PurePath(path).suffix.lower())
+
+
+def settle(path: str | os.PathLike[str], chosen: str | None, *, option: str = "--format") -> str:
+    """The format of a file that is to be written over: what it is, or where name and bytes do not agree, which of the
+    two was chosen. Raises Usage for anything else: one format written over another leaves neither.
+    """
+    if chosen is None:
+        return detect(path, option=option)
+    found, named = _look(path)
+    if chosen in (found, named):
+        return chosen
+    hint = "" if chosen != "raw" or named else "; a raw disk with such bytes has to be named .raw"
+    what = f"is a {found.upper()} image and stays one (leave out {option} {chosen}{hint})"
+    raise errors.Usage(what, path=os.fspath(path))
 
 
 def open_image(

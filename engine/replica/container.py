@@ -6,11 +6,12 @@ container's own log keeps it whole, and the undo delta on top of that brings its
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from secondsite.engine import errors
-from secondsite.engine.files import Files
-from secondsite.engine.images import Image
+from secondsite.engine.files import Files, LocalFiles
+from secondsite.engine.images import Image, open_image
+from secondsite.engine.images.formats import settle
 
 FORMATS = ("raw", "vhdx", "vhd")
 SUBFORMATS = {"raw": (), "vhdx": ("dynamic", "fixed"), "vhd": ("dynamic", "fixed")}
@@ -33,6 +34,20 @@ def check_size(format: str, size: int, path: str) -> None:
         from secondsite.engine.images.vhd.create import whole_units
 
         whole_units(size, rounding="exact")
+
+
+def open_existing(files: Files, path: str, format: str | None, allow: Sequence[str]) -> Image:
+    """A file or device that a point is to be written into, as what it is, which `format` may only repeat. Parents of a
+    differencing VHDX lie in its folder or those of `allow`. Raises Usage, and what opening an image raises.
+    """
+    if not isinstance(files, LocalFiles):
+        return open_container(files, path, "rw", check_format(format or "raw"))
+    kind = settle(path, format)
+    if kind == "vhdx":
+        return open_image(path, "rw", format=kind, allow_parent_path=allow)
+    if kind == "vmdk":
+        raise errors.Refused("VMDK images are read, not written", path=path)
+    return open_container(files, path, "rw", kind)
 
 
 def open_container(files: Files, path: str, mode: str, format: str) -> Image:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import click
 
 from secondsite import engine
-from secondsite.engine.units import format_size
+from secondsite.engine.units import format_size, larger_disk
 from secondsite.orchestration import output
 from secondsite.orchestration.commands.options import image_options, json_option
 
@@ -33,7 +33,8 @@ def command(
     """Write the disk in the image SOURCE, as its guest sees it, to the new image OUTPUT.
 
     Parents are read through, a log that was left dirty is replayed in memory, zeros are left out, and every block is
-    read back and compared. OUTPUT appears under its name when it is whole.
+    read back and compared. OUTPUT appears under its name when it is whole. A fixed VHD has whole MiB, as Azure wants
+    it; what is more than the source is zeros.
 
     \b
     secondsite convert vm.avhdx vm.raw --format raw
@@ -44,8 +45,14 @@ def command(
             source, output_path, format=target, subformat=subformat, source_format=source_format,
             allow_parent_path=allow_parent_path, workers=threads, progress=watch.progress, cancel=watch.cancelled,
         )  # fmt: skip
+    # A fixed VHD is larger, by zeros, where the source is no whole number of MiB.
+    made = done.virtual_bytes
+    if target == "vhd" and subformat == "fixed":
+        made = engine.info(done.output, format=target).virtual_bytes
+    warnings = [larger_disk(done.output, done.virtual_bytes, made)] if made > done.virtual_bytes else []
+    output.warn(warnings)
     if as_json:
-        output.print_json(asdict(done))
+        output.print_json(asdict(done) | {"output_bytes": made, "warnings": warnings})
         return
     wrote = f"{format_size(done.written_bytes)} of data in {format_size(done.virtual_bytes)}"
     click.echo(f"{done.output}: {done.format}; {wrote}, {done.seconds:.2f} s")

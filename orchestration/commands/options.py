@@ -27,11 +27,16 @@ at_option = click.option(
 )  # fmt: skip
 
 
+def parents_option(whose: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Where the parents of an image may lie, beside its own folder."""
+    return click.option(
+        "--allow-parent-path", multiple=True, metavar="DIR",
+        help=f"{whose} may lie in this folder too, not only in the image's own.",
+    )  # fmt: skip
+
+
 def image_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """How to open an image: its format where name and bytes do not tell, and where its parents may lie."""
     kinds = click.Choice(["raw", "vhdx", "vhd", "vmdk"])
-    allow = click.option(
-        "--allow-parent-path", multiple=True, metavar="DIR",
-        help="Parents and extents of the image may lie in this folder too, not only in the image's own.",
-    )  # fmt: skip
+    allow = parents_option("Parents and extents of the image")
     return click.option("--source-format", type=kinds, help="Of the image.  [default: found out]")(allow(command))

@@ -9,7 +9,7 @@ import click
 from secondsite import engine
 from secondsite.engine.units import format_size
 from secondsite.orchestration import output
-from secondsite.orchestration.commands.options import at_option, json_option
+from secondsite.orchestration.commands.options import at_option, json_option, parents_option
 
 
 @click.command(short_help="Write a recovery point to an image file.")
@@ -19,9 +19,10 @@ from secondsite.orchestration.commands.options import at_option, json_option
 @click.option("--in-place", is_flag=True, help="Rewrite an existing file or device: only what differs is written.")
 @click.option(
     "--format", type=click.Choice(["raw", "vhdx", "vhd"]),
-    help="Of OUTPUT.  [default: raw; with --in-place what OUTPUT is]",
+    help="Of a new OUTPUT; with --in-place it stays what it is.  [default: raw]",
 )  # fmt: skip
-@click.option("--subformat", type=click.Choice(["dynamic", "fixed"]), help="Of a VHDX or VHD.  [default: dynamic]")
+@click.option("--subformat", type=click.Choice(["dynamic", "fixed"]), help="Of a new VHDX or VHD.  [default: dynamic]")
+@parents_option("With --in-place, parents of OUTPUT")
 @click.option("--threads", type=click.IntRange(1, 64), help="Workers.  [default: one a core, at most 4]")
 @json_option
 def command(
@@ -31,13 +32,15 @@ def command(
     in_place: bool,
     format: str | None,
     subformat: str | None,
+    allow_parent_path: tuple[str, ...],
     threads: int | None,
     as_json: bool,
 ) -> None:
     """Write a recovery point of REPLICA, the latest or --at, to the image OUTPUT.
 
     Every block is checked against the point's sealed map before it is written, and read back. A new OUTPUT appears
-    under its name only when it is whole.
+    under its name only when it is whole. A fixed VHD has whole MiB, as Azure wants it; what is more than the point is
+    zeros.
 
     \b
     secondsite restore /backup/vm vm-monday.raw --at 2026-11-16T08:00
@@ -46,7 +49,8 @@ def command(
     with output.watching() as watch:
         done = engine.restore(
             replica, output_path, at="latest" if at is None else at, in_place=in_place, format=format,
-            subformat=subformat, workers=threads, progress=watch.progress, cancel=watch.cancelled,
+            subformat=subformat, allow_parent_path=allow_parent_path, workers=threads, progress=watch.progress,
+            cancel=watch.cancelled,
         )  # fmt: skip
     output.warn(done.warnings)
     if as_json:

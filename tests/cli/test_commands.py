@@ -144,6 +144,31 @@ def test_convert_check_and_map(shell: Shell, disk: Path, tmp_path: Path) -> None
     assert "format: vhdx, dynamic\n" in shell.ok("info", vhdx)
 
 
+@pytest.mark.parametrize("command", ["convert", "restore"])
+def test_a_fixed_vhd_that_is_larger_says_so(shell: Shell, pair: Pair, tmp_path: Path, command: str) -> None:
+    source, size = {"convert": pair.disk, "restore": pair.root}[command], len(pair.second)
+    line = f"its disk has {MIB} bytes, {MIB - size} more than what was written to it; they are zeros"
+    done = shell(command, source, tmp_path / "a.vhd", "--format", "vhd", "--subformat", "fixed")
+    assert (done.status, done.complaint) == (0, f"secondsite: warning: {tmp_path}/a.vhd: {line}")
+    found = shell.json(command, source, tmp_path / "b.vhd", "--format", "vhd", "--subformat", "fixed")
+    assert (found["virtual_bytes"], found["output_bytes"]) == (size, MIB)
+    assert found["warnings"] == [f"{tmp_path}/b.vhd: {line}"]
+    exact = shell.json(command, source, tmp_path / "c.vhd", "--format", "vhd")
+    assert (exact["output_bytes"], exact["warnings"]) == (size, [])
+
+
+def test_restore_into_a_child_with_its_parent_elsewhere(shell: Shell, pair: Pair, tmp_path: Path) -> None:
+    there, out = tmp_path / "parents", tmp_path / "out.avhdx"
+    there.mkdir()
+    shell.ok("restore", pair.root, there / "base.vhdx", "--format", "vhdx", "--at", "1")
+    engine.create_vhdx(there / "a.avhdx", subformat="differencing", parent=there / "base.vhdx")
+    (there / "a.avhdx").rename(out)
+    assert shell("restore", pair.root, out, "--in-place").status == 3
+    shell.ok("restore", pair.root, out, "--in-place", "--allow-parent-path", there)
+    shell.ok("convert", out, tmp_path / "back.raw", "--format", "raw", "--allow-parent-path", there)
+    assert (tmp_path / "back.raw").read_bytes() == pair.second
+
+
 def test_check_tells_the_place_once(shell: Shell, tmp_path: Path) -> None:
     path, place = tmp_path / "vm.vhdx", 3 * MIB + 8 * 4
     engine.create_vhdx(path, 8 * MIB, block_size=MIB)

@@ -23,9 +23,10 @@ from secondsite.engine import errors, kernel
 from secondsite.engine.images.base import Buffer, Image, Segments
 from secondsite.engine.images.layered import Handles, Layer
 from secondsite.engine.images.vhd.create import CREATOR, whole_units
+from secondsite.engine.images.vhd.fitting import FittingVhd
 from secondsite.engine.images.vhd.geometry import geometry_of
 from secondsite.engine.images.vhd.layers import BlockLayer
-from secondsite.engine.images.vhd.reader import Link, VhdImage
+from secondsite.engine.images.vhd.reader import Link
 from secondsite.engine.images.vhd.structures import FOOTER_BYTES, HEADER_BYTES, MAX_ENTRIES, NO_BLOCK, SECTOR
 
 # Data begins where a page does, as Windows 8 and later place it (formats section 2).
@@ -38,7 +39,7 @@ def _up(value: int, unit: int) -> int:
     return -(-value // unit) * unit
 
 
-class DynamicVhd(VhdImage):
+class DynamicVhd(FittingVhd):
     """A dynamic VHD opened for writing."""
 
     def __init__(self, path: str, links: list[Link], layers: list[Layer], handles: Handles) -> None:
@@ -192,7 +193,11 @@ class DynamicVhd(VhdImage):
         """Grow the disk by zeros. Raises Refused for a smaller size: blocks past the end would have to move."""
         size = whole_units(size, rounding="exact")
         if size < self.size:
-            raise errors.Refused("a dynamic VHD can grow, not shrink", path=self.path)
+            raise errors.Refused(
+                f"a dynamic VHD can grow, not shrink: its disk has {self.size} bytes, {size} were asked for "
+                "(write a new file)",
+                path=self.path,
+            )
         if size == self.size:
             return
         with self._flushing, self._lock:

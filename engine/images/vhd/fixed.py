@@ -9,13 +9,17 @@ from secondsite.engine import errors
 from secondsite.engine.images.base import Buffer, Image
 from secondsite.engine.images.layered import Handles, Layer
 from secondsite.engine.images.vhd.create import CREATOR, whole_units
-from secondsite.engine.images.vhd.geometry import geometry_of
-from secondsite.engine.images.vhd.reader import Link, VhdImage
+from secondsite.engine.images.vhd.fitting import FittingVhd
+from secondsite.engine.images.vhd.geometry import chs_bytes, geometry_of
+from secondsite.engine.images.vhd.reader import Link
 from secondsite.engine.images.vhd.structures import FOOTER_BYTES
 
 
-class FixedVhd(VhdImage):
+class FixedVhd(FittingVhd):
     """A fixed VHD opened for writing."""
+
+    roundings = (chs_bytes, whole_units)
+    wanted = staticmethod(whole_units)
 
     def __init__(self, path: str, links: list[Link], layers: list[Layer], handles: Handles) -> None:
         super().__init__(path, links, layers, handles)

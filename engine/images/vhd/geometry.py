@@ -24,6 +24,18 @@ def disk_bytes(footer: Footer) -> int:
     return geometry.bytes if 0 < geometry.bytes <= footer.current_size else footer.current_size
 
 
+def chs_bytes(size: int) -> int:
+    """The disk that QEMU makes for `size` bytes: the smallest that a geometry describes, so up to some 2 MiB more."""
+    sectors = -(-size // SECTOR)
+    if sectors * SECTOR >= _LARGEST.bytes:
+        return sectors * SECTOR
+    # As QEMU looks for it: asking for a sector more until there are enough, a cylinder's at most.
+    asked = sectors
+    while (found := geometry_of(asked * SECTOR)).bytes < sectors * SECTOR:
+        asked += 1
+    return sectors * SECTOR if found == _LARGEST else found.bytes
+
+
 def geometry_of(size: int) -> Geometry:
     """The geometry for a disk of `size` bytes: never more than the disk, and the largest where that is too small.
 
