@@ -43,16 +43,16 @@ class Neighbours:
     def find(self, child: str, names: Sequence[str], what: str, *, basename: bool) -> list[str]:
         """The existing files that `names`, as written in `child`, may mean, in order.
 
-        With `basename` a file of that name in the child's folder counts too: images are moved, their parents with
-        them. Raises Refused where a name leads out of the allowed folders and no other was found, or where there is
-        no such parent: no retry brings one; Unreachable where there is no such extent.
+        With `basename` a file of that name in the child's folder, or in one that is allowed, counts too: images are
+        moved, their parents with them. Raises Refused where a name leads out of the allowed folders and no other was
+        found, or where there is no such parent: no retry brings one; Unreachable where there is no such extent.
         """
         found: list[str] = []
         outside = ""
         for name in names:
-            for path in _candidates(child, name, basename=basename):
+            for path in _candidates(child, name, self._allow if basename else None):
                 if not self.inside(path):
-                    outside = outside or name
+                    outside = outside or _outside(child, path, name)
                 elif (real := self._existing(path)) and real not in found:
                     found.append(real)
         if found:
@@ -60,11 +60,14 @@ class Neighbours:
         shown = " or ".join(repr(name) for name in names) or "without a name"
         if outside:
             raise errors.Refused(
-                f"its {what} {outside!r} lies outside the folder of this image; allow that folder to use it",
+                f"its {what} {outside} outside the folder of this image (--allow-parent-path DIR allows another)",
                 path=child,
             )
-        missing = errors.Refused if what == "parent" else errors.Unreachable
-        raise missing(f"its {what} {shown} is not there", path=child)
+        if what != "parent":
+            raise errors.Unreachable(f"its {what} {shown} is not there", path=child)
+        raise errors.Refused(
+            f"its {what} {shown} is not there (--allow-parent-path DIR looks for it in another folder)", path=child
+        )
 
     def _existing(self, path: str) -> str | None:
         """The path, or the one name beside it that differs by case alone, as Windows would have found it."""
@@ -84,12 +87,22 @@ def _folder(path: str) -> str:
     return os.path.dirname(path) or os.curdir
 
 
-def _candidates(child: str, name: str, *, basename: bool) -> Iterator[str]:
-    """Paths that a name may mean here. A path of Windows with a drive or server has no meaning but its last part."""
+def _outside(child: str, path: str, name: str) -> str:
+    """How a name leads out of the folder, by itself or through a link."""
+    if os.path.relpath(path, _folder(child)).startswith(os.pardir + os.sep):
+        return f"{name!r} lies"
+    return f"{name!r} is, or is behind, a link to {os.path.realpath(path)!r},"
+
+
+def _candidates(child: str, name: str, more: Sequence[str] | None) -> Iterator[str]:
+    """Paths that a name may mean here. A path of Windows with a drive or server has no meaning but its last part, and
+    that alone is looked for in the folders `more`, where there are such.
+    """
     name = name.split("\0")[0].replace("\\", "/")
     foreign = _DRIVE.match(name) is not None
     last = name.rsplit("/", 1)[-1]
     if name and not foreign:
         yield os.path.normpath(os.path.join(_folder(child), name))
-    if last not in ("", ".", "..") and (basename or foreign):
-        yield os.path.join(_folder(child), last)
+    if last not in ("", ".", "..") and (more is not None or foreign):
+        for folder in (_folder(child), *(more or ())):
+            yield os.path.join(folder, last)

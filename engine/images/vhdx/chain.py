@@ -7,6 +7,7 @@ the child, and in what the caller allows, and in nothing else: not through `..`,
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from uuid import UUID
@@ -52,7 +53,8 @@ def _open_parent(layers: Sequence[Layer], locator: Locator, roots: Sequence[Path
     wrong: list[errors.Error] = []
     folder = _folder(child)
     allowed = list(dict.fromkeys([folder, *roots]))
-    for candidate in _candidates(locator, folder, allowed):
+    reasons: list[str] = []
+    for candidate in _candidates(locator, folder, allowed, reasons):
         try:
             parent = Layer.open(candidate)
         except errors.Error as error:
@@ -70,7 +72,7 @@ def _open_parent(layers: Sequence[Layer], locator: Locator, roots: Sequence[Path
         return parent
     if wrong:
         raise wrong[0]
-    raise _missing(child, locator, folder, allowed)
+    raise _missing(child, locator, folder, allowed, reasons)
 
 
 def _check(layers: Sequence[Layer], locator: Locator, parent: Layer) -> None:
@@ -95,14 +97,19 @@ def _check(layers: Sequence[Layer], locator: Locator, parent: Layer) -> None:
             )  # fmt: skip
 
 
-def _missing(child: Layer, locator: Locator, folder: Path, allowed: Sequence[Path]) -> ParentError:
+def _missing(
+    child: Layer, locator: Locator, folder: Path, allowed: Sequence[Path], reasons: Sequence[str]
+) -> ParentError:
     names = " or ".join(repr(name) for name in locator.paths) or "without a name"
     message = f"its parent {names} with DataWriteGuid {_names(locator.linkages)} was not found in {folder}"
     outside = [name for name in locator.paths[:1] if _relative(name) and not _inside(folder, _parts(name), allowed)]
-    if outside:
-        message += "; the name leads out of it, which must be allowed"
-    elif len(allowed) > 1:
+    if len(allowed) > 1:
         message += " nor in the folders that are allowed"
+    if outside:
+        message += ": the name leads out of it"
+    elif reasons:
+        message += f": {reasons[0]}"
+    message += " (--allow-parent-path DIR allows another folder)"
     return ParentError(message, path=child.path, expected=locator.linkages)
 
 
@@ -110,8 +117,8 @@ def _names(linkages: Sequence[UUID]) -> str:
     return " or ".join(braced(value) for value in linkages)
 
 
-def _candidates(locator: Locator, folder: Path, allowed: Sequence[Path]) -> Iterator[Path]:
-    """Existing files that may be the parent, the likeliest first, each once."""
+def _candidates(locator: Locator, folder: Path, allowed: Sequence[Path], reasons: list[str]) -> Iterator[Path]:
+    """Existing files that may be the parent, the likeliest first, each once; why others are none goes to `reasons`."""
     places = []
     for name in locator.paths:
         if _relative(name):
@@ -121,7 +128,7 @@ def _candidates(locator: Locator, folder: Path, allowed: Sequence[Path]) -> Iter
         places += [(root, _parts(name)[-1:]) for root in allowed]
     seen = set()
     for place in places:
-        found = _find(*place, allowed) if place else None
+        found = _find(*place, allowed, reasons) if place else None
         if found and found not in seen:
             seen.add(found)
             yield found
@@ -150,7 +157,7 @@ def _inside(folder: Path, parts: Sequence[str], allowed: Sequence[Path]) -> tupl
     return None
 
 
-def _find(root: Path, names: Sequence[str], allowed: Sequence[Path]) -> Path | None:
+def _find(root: Path, names: Sequence[str], allowed: Sequence[Path], reasons: list[str]) -> Path | None:
     """The file, whose names may differ in upper and lower case; None where there is none or a link leads out."""
     path = root
     if not names or ".." in names:
@@ -160,9 +167,22 @@ def _find(root: Path, names: Sequence[str], allowed: Sequence[Path]) -> Path | N
             exact = path / name
             path = exact if exact.exists() else path / _alike(path, name)
         real = path.resolve()
-        return real if real.is_file() and any(real.is_relative_to(folder) for folder in allowed) else None
+        if not any(real.is_relative_to(folder) for folder in allowed):
+            reasons.append(f"{path} is, or is behind, a link to {real}, outside of it")
+            return None
+        if not real.is_file():
+            reasons.append(f"{path} is {_kind(real)}, not a file")
+            return None
+        return real
     except (OSError, ValueError, LookupError):
         return None
+
+
+def _kind(path: Path) -> str:
+    """What lies there, which is no file. Raises FileNotFoundError where nothing does."""
+    mode = path.stat().st_mode
+    kinds = {stat.S_IFIFO: "a FIFO", stat.S_IFBLK: "a device", stat.S_IFCHR: "a device", stat.S_IFDIR: "a folder"}
+    return kinds.get(stat.S_IFMT(mode), "a socket")
 
 
 def _alike(folder: Path, name: str) -> str:

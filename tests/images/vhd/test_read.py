@@ -154,7 +154,15 @@ def test_parents_are_looked_for_in_the_own_folder_only(tmp_path):
         open_vhd(inner / "out.vhd")
     open_vhd(inner / "out.vhd", allow=[str(tmp_path)]).close()
     (inner / "base.vhd").symlink_to(tmp_path / "up.vhd")
-    with pytest.raises(errors.Refused, match="outside"):
+    with pytest.raises(errors.Refused, match=r"a link to '.*/up\.vhd', outside .*--allow-parent-path"):
+        open_vhd(inner / "child.vhd")
+    (inner / "base.vhd").unlink()
+    with pytest.raises(errors.Refused, match=r"base\.vhd' is not there .*--allow-parent-path"):
+        open_vhd(inner / "child.vhd")
+    (tmp_path / "up.vhd").rename(tmp_path / "base.vhd")
+    open_vhd(inner / "child.vhd", allow=[str(tmp_path)]).close()
+    os.mkfifo(inner / "base.vhd")
+    with pytest.raises(errors.Usage, match=r"base\.vhd: is neither a file nor"):
         open_vhd(inner / "child.vhd")
     (inner / "etc.vhd").write_bytes(handmade(BLOCK, {}, parent=PARENT, names=((b"W2ku", "/etc/passwd"),)))
     with pytest.raises(errors.Refused, match="/etc/passwd"):

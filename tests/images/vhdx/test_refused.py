@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import struct
 from pathlib import Path
 from uuid import UUID
@@ -447,6 +448,26 @@ def test_parents_elsewhere(family, tmp_path, name):
     with VhdxImage(family.path, allow_parent_path=[other]) as image:
         assert image.read(0, 11) == b"of the base"
     refused(family.path, "was not found", ParentError, allow_parent_path=[tmp_path / "third"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [("link", "is, or is behind, a link to"), ("fifo", "is a FIFO, not a file"), ("folder", "is a folder, not a file"),
+     ("socket", "is a socket, not a file"), ("nothing", r"vms \(")],
+)  # fmt: skip
+def test_why_a_parent_is_none(family, tmp_path, kind, reason):
+    base = family.parent.path
+    elsewhere = base.rename(tmp_path / "elsewhere.vhdx")
+    if kind == "link":
+        base.symlink_to(elsewhere)
+        reason += f" {elsewhere}, outside of it"
+    elif kind == "fifo":
+        os.mkfifo(base)
+    elif kind == "folder":
+        base.mkdir()
+    elif kind == "socket":
+        os.mknod(base, 0o600 | stat.S_IFSOCK)
+    refused(family.path, f"was not found in .*{reason}.*--allow-parent-path", ParentError)
 
 
 def test_a_name_of_a_file_that_is_no_disk(family):
