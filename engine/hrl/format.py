@@ -29,6 +29,7 @@ METADATA_BYTES = 4096
 MAX_METADATA_BYTES = 1 << 20
 WRITE = 1
 NIL = UUID(int=0)
+CREATOR = b"2sit"  # in the logs that we write
 
 _HEADER = struct.Struct("<8sII4sIQQIQiI16s16sIQI2s16s")
 _HEADER_CHECKSUM = slice(40, 44)
@@ -74,7 +75,7 @@ class Header(NamedTuple):
     entries: int
     error: int = 0
     metadata_size: int = METADATA_BYTES
-    creator: bytes = b"2sit"
+    creator: bytes = CREATOR
     creator_version: int = 0x00010000
 
     def pack(self) -> bytes:

@@ -48,11 +48,14 @@ class HrlReader:
 
     def _check_header(self, header: fmt.Header) -> None:
         if header.end == 0:
-            raise errors.Refused("the log was not closed, so its end is missing (replicate --resync)", path=self.path)
+            raise errors.Refused(
+                "the log was not closed, so its end is missing (get all of it, or replicate the disk itself)",
+                path=self.path,
+            )
         if header.error:
             raise errors.Refused(
                 f"its writer met error {header.error & 0xFFFFFFFF:#010x}, so writes may be missing "
-                "(replicate --resync)",
+                "(replicate the disk itself)",
                 path=self.path,
             )
         if header.end > self.size:
@@ -106,6 +109,8 @@ class HrlReader:
         slots = (len(block) - fmt.METADATA.size) // fmt.ENTRY.size
         if count > slots:
             raise self._damaged(f"{count} entries in a metadata block that has room for {slots}", at)
+        if self.header.creator == fmt.CREATOR:
+            return self._parse_ours(block, count, start, at)
         try:
             return self._parse(block, range(count), start, at)
         except errors.Damaged as error:
@@ -115,6 +120,15 @@ class HrlReader:
                 return self._parse(block, range(slots - 1, slots - 1 - count, -1), start, at)
             except errors.Damaged:
                 raise error from None
+
+    def _parse_ours(self, block: bytearray, count: int, start: int, at: int) -> list[fmt.Entry]:
+        """The slots that are not used are under no checksum, and the specification does not say what they hold: in a
+        log of another program they mean nothing. We write zeros there, so in ours anything else is damage."""
+        found = self._parse(block, range(count), start, at)
+        used = fmt.METADATA.size + count * fmt.ENTRY.size
+        if block.count(0, used) < len(block) - used:
+            raise self._damaged("the unused part of a metadata block is not zero", at + used)
+        return found
 
     def _parse(self, block: bytearray, slots: Sequence[int], start: int, at: int) -> list[fmt.Entry]:
         found, location = [], start
