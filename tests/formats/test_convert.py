@@ -81,7 +81,7 @@ def test_a_parent_in_another_folder(raw: Path, tmp_path: Path) -> None:
     create(top, subformat="differencing", parent=base)
     with open_writer(top, allow_parent_path=[tmp_path]) as image:
         put(image, (0, b"t"))
-    with pytest.raises(errors.Refused, match="leads out of it .*--allow-parent-path"):
+    with pytest.raises(errors.Refused, match=r"leads out of it .*--allow-parent-path"):
         engine.convert(top, tmp_path / "x", format="raw")
     engine.convert(top, tmp_path / "x", format="raw", allow_parent_path=[str(tmp_path / "parents")])
     assert read(tmp_path / "x")[:2] == b"t\0"

@@ -207,7 +207,10 @@ class DynamicVhd(FittingVhd):
                 self._move_table(-(-size // self.header.block_size))
             elif self._limit < 0:
                 self._cut(self._used_end())
-            footer = replace(self.footer, current_size=size, geometry=geometry_of(size), creator=CREATOR)
+            # The original size too, which should say nothing: libvhdi takes it for the disk's.
+            footer = replace(
+                self.footer, current_size=size, original_size=size, geometry=geometry_of(size), creator=CREATOR
+            )
             self.links[0].footer = footer
             self._put_footer(self._limit)
             self.file.write(0, footer.pack())

@@ -8,7 +8,7 @@ import threading
 from uuid import UUID
 
 import pytest
-from vhdkit import footer_of, libvhdi, qemu
+from vhdkit import footer_of, libvhdi, qemu, vhdiinfo
 
 from secondsite.engine import errors
 from secondsite.engine.images.vhd import create_dynamic, create_fixed, fixed_footer, open_vhd
@@ -112,6 +112,21 @@ def change_with_qemu(path, model):
         image.write(7 * MIB, b"after")
         model[7 * MIB : 7 * MIB + 5] = b"after"
     compare(path, bytes(model))
+
+
+@pytest.mark.needs("vhdiinfo")
+@pytest.mark.parametrize(("kind", "size", "made"), [("Dynamic", 5 * MIB + 512, 0), ("Fixed", 5 * MIB + 512, 6 * MIB)])
+def test_what_libvhdi_tells_of_ours(tmp_path, kind, size, made):
+    path, name = tmp_path / "a.vhd", UUID(int=0x1234)
+    with (create_fixed if made else create_dynamic)(path, size, unique_id=name) as image:
+        image.write(3 * MIB - 7, b"data" * 1000)
+        for grown in (made or size, 9 * MIB):
+            image.resize(grown)
+            image.flush()
+            told = vhdiinfo(path)
+            assert (told["Format"], told["Disk type"]) == ("VHD (version 1)", kind)
+            assert told["Media size"].endswith(f"({grown} bytes)")
+            assert (told["Bytes per sector"], told["Identifier"]) == ("512 bytes", str(name))
 
 
 def test_fixed_as_azure_wants_it(tmp_path):

@@ -85,5 +85,12 @@ def libvhdi(path: Path, *parents: Path) -> bytes:
             file.close()
 
 
+def vhdiinfo(path: Path) -> dict[str, str]:
+    """What the program of libvhdi tells of a file."""
+    done = subprocess.run(["vhdiinfo", path], check=True, capture_output=True, text=True, timeout=60)
+    pairs = [line.split(":", 1) for line in done.stdout.splitlines() if line.startswith("\t")]
+    return {name.strip(): value.strip() for name, value in pairs}
+
+
 def footer_of(raw: bytes) -> Footer:
     return Footer.parse(raw[-512:], "test", len(raw) - 512)

@@ -17,6 +17,7 @@ from secondsite.engine import errors
 from secondsite.engine.images.raw import RawImage
 from secondsite.engine.images.vhdx import VhdxImage
 from secondsite.engine.images.vhdx.create import create
+from secondsite.engine.images.vhdx.layer import Layer
 from secondsite.engine.images.vhdx.structures import MIB
 from secondsite.engine.images.vhdx.writer import VhdxWriter
 
@@ -85,6 +86,41 @@ def by_libvhdi(*paths: Path) -> bytes:
     for file in files:
         file.close()
     return data
+
+
+def vhdiinfo(path: Path) -> dict[str, str]:
+    """What the program of libvhdi tells of a file, which is little and no content, but it is a package of Debian's."""
+    done = subprocess.run(["vhdiinfo", path], check=True, capture_output=True, text=True, timeout=60)
+    pairs = [line.split(":", 1) for line in done.stdout.splitlines() if line.startswith("\t")]
+    return {name.strip(): value.strip() for name, value in pairs}
+
+
+def told(path: Path, kind: str, size: int, sector: int = 512) -> None:
+    """That is what we wrote: libvhdi calls the DataWriteGuid the identifier, as parent locators do."""
+    found = vhdiinfo(path)
+    assert (found["Format"], found["Format version"], found["Disk type"]) == ("VHDX (version 2)", "1", kind)
+    assert found["Media size"].endswith(f"({size} bytes)") and found["Bytes per sector"] == f"{sector} bytes"
+    layer = Layer.open(path)
+    assert found["Identifier"] == str(layer.header.data_write)
+    if layer.locator is not None:
+        assert found["Parent identifier"] == str(layer.locator.linkages[0])
+    layer.close()
+
+
+@pytest.mark.needs("vhdiinfo")
+@pytest.mark.parametrize("sector", [512, 4096])
+@pytest.mark.parametrize(("subformat", "block", "size"), SHAPES)
+def test_libvhdi_tells_what_we_wrote(tmp_path: Path, subformat: str, block: int, size: int, sector: int) -> None:
+    path, child, size = tmp_path / "disk.vhdx", tmp_path / "child.avhdx", size // 4096 * 4096
+    model = bytearray(size)
+    create(path, size, subformat=subformat, block_size=block * MIB, logical_sector=sector)
+    told(path, subformat.title(), size, sector)
+    change(path, model, 1)
+    told(path, subformat.title(), size, sector)
+    create(child, subformat="differencing", parent=path)
+    told(child, "Differential", size, sector)
+    assert vhdiinfo(child)["Parent identifier"] == vhdiinfo(path)["Identifier"]
+    assert vhdiinfo(child)["Parent filename"] == str(path)
 
 
 @pytest.mark.needs("qemu-img")
