@@ -126,7 +126,9 @@ def replicate_logs(
     """Apply a chain of Hyper-V Replica's logs to an existing replica: one cycle, one new point.
 
     The logs may come in any order; their identifiers make the chain, and the replica remembers the last one that it
-    took. Raises Refused for a chain with a gap or of another disk, and what `replicate` raises.
+    took. Logs that this replica, or the one whose folder it was copied from, exported are known by its points; of any
+    other first log nothing tells that it goes on from here, and a warning says so. Raises Refused for a chain with a
+    gap, of another disk or from an older point, and what `replicate` raises.
     """
     from secondsite.engine.hrl.source import HrlSource
 
@@ -143,6 +145,7 @@ def replicate_logs(
             options = Options(
                 fmt.parse_codec(codec), history, False, False, workers or default_workers(), "auto", None, clock, marked
             )
+            origin.announce()
             result = attempts.run(opened, origin, options, Monitor(progress, cancel, limit))
             origin.remember(result.point)
             pruned = prune.keep_newest(opened, keep) if keep is not None else 0

@@ -162,7 +162,7 @@ class _Index:
             if end > self.size:
                 raise errors.Refused(
                     f"it writes to byte {end} of a disk of {self.size}: the log {reader.unique_id} is of another disk, "
-                    "or the disk has grown (replicate --resync)",
+                    "or the disk has grown (then replicate the disk itself)",
                     path=reader.path,
                 )
             self.entries += 1

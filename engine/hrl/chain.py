@@ -23,12 +23,8 @@ def open_chain(
     paths: Sequence[str | os.PathLike[str]], *, after: UUID | None = None, files: Files | None = None
 ) -> list[HrlReader]:
     """Open logs given in any order, and return those to apply, in order; see `check_chain`. Close them after use."""
-    if len(paths) > MAX_LOGS:
-        raise errors.Refused(f"{len(paths)} logs at once; at most {MAX_LOGS}, apply the oldest first")
-    readers: list[HrlReader] = []
+    readers = open_logs(paths, files)
     try:
-        for path in paths:
-            readers.append(HrlReader(os.fspath(path), files))
         chain = check_chain(readers, after=after)
     except BaseException:
         for reader in readers:
@@ -38,6 +34,21 @@ def open_chain(
         if reader not in chain:
             reader.close()
     return chain
+
+
+def open_logs(paths: Sequence[str | os.PathLike[str]], files: Files | None = None) -> list[HrlReader]:
+    """Open logs as they are given. Raises Refused where they are too many, and what HrlReader raises."""
+    if len(paths) > MAX_LOGS:
+        raise errors.Refused(f"{len(paths)} logs at once; at most {MAX_LOGS}, apply the oldest first")
+    readers: list[HrlReader] = []
+    try:
+        for path in paths:
+            readers.append(HrlReader(os.fspath(path), files))
+    except BaseException:
+        for reader in readers:
+            reader.close()
+        raise
+    return readers
 
 
 def check_chain(readers: Sequence[HrlReader], *, after: UUID | None = None) -> list[HrlReader]:
@@ -63,16 +74,23 @@ def check_chain(readers: Sequence[HrlReader], *, after: UUID | None = None) -> l
     starts = [reader for reader in readers if reader.previous_id not in by_id]
     chains = [_follow(start, following) for start in sorted(starts, key=lambda reader: reader.header.created)]
     _refuse_loop(readers, chains)
+    if after is not None and chains:
+        return _after(after, chains)
     if len(chains) > 1:
         raise _gap(chains[1][0], chains[0][-1].unique_id)
-    chain = chains[0] if chains else []
-    if after is None or not chain:
-        return chain
-    if after in by_id:
-        return chain[chain.index(by_id[after]) + 1 :]
-    if chain[0].previous_id != after:
-        raise _gap(chain[0], after)
-    return chain
+    return chains[0] if chains else []
+
+
+def _after(last: UUID, chains: list[list[HrlReader]]) -> list[HrlReader]:
+    """What follows the last log that was applied, where all logs are of its chain: only of those is it known."""
+    for chain in chains:
+        names = [chain[0].previous_id, *(reader.unique_id for reader in chain)]
+        if last in names:
+            for other in chains:
+                if other is not chain:
+                    raise _stranger(other[0], last)
+            return chain[names.index(last) :]
+    raise _gap(chains[0][0], last)
 
 
 def _follow(start: HrlReader, following: dict[UUID, HrlReader]) -> list[HrlReader]:
@@ -96,6 +114,14 @@ def _refuse_loop(readers: Sequence[HrlReader], chains: list[list[HrlReader]]) ->
 def _gap(reader: HrlReader, last: UUID) -> errors.Refused:
     return errors.Refused(
         f"the chain is broken: this log {reader.unique_id} follows {reader.previous_id}, the one before it is {last}; "
-        "a log is missing or of another disk (replicate --resync)",
+        "a log is missing or of another disk (give the missing one, or replicate the disk itself)",
+        path=reader.path,
+    )
+
+
+def _stranger(reader: HrlReader, last: UUID) -> errors.Refused:
+    return errors.Refused(
+        f"this log {reader.unique_id}, which follows {reader.previous_id}, is not in one chain with {last}, the last "
+        "that was applied; a log between them is missing, or it is of another disk (leave it out)",
         path=reader.path,
     )

@@ -11,13 +11,14 @@ import time
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from secondsite.engine import errors, kernel
 from secondsite.engine.batch import BATCH_BYTES, Batch
 from secondsite.engine.blockmap import PAGE_BLOCKS, BlockMap, differing_blocks
 from secondsite.engine.files import Files, LocalFiles
 from secondsite.engine.hrl import format as fmt
+from secondsite.engine.hrl.history import log_id
 from secondsite.engine.hrl.writer import ENTRY_BYTES, HrlWriter
 from secondsite.engine.images.raw import real_path
 from secondsite.engine.progress import Monitor, Progress
@@ -39,15 +40,6 @@ class Exported:
     data_bytes: int
     seconds: float
     warnings: list[str] = field(default_factory=list)
-
-
-def log_id(replica_id: bytes, point: Point) -> UUID:
-    """The identifier of every log that leads to a point: from the replica, the generation and its content.
-
-    So logs exported at different times make a chain by themselves, and a generation that was taken back and made anew
-    with another content breaks it.
-    """
-    return uuid5(UUID(bytes=replica_id), f"{point.generation} {point.seal}")
 
 
 def export_hrl(

@@ -11,43 +11,18 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from hrlkit import BLOCK, SIZE, contents, replica_of
 
 from secondsite import engine
 from secondsite.engine import errors
 from secondsite.engine.hrl import HrlReader, open_chain, overlay
 from secondsite.engine.hrl.export import export_hrl
-from secondsite.engine.hrl.source import HrlSource, last_applied
+from secondsite.engine.hrl.history import last_applied
+from secondsite.engine.hrl.source import HrlSource
 from secondsite.engine.images import RawImage
 from secondsite.engine.images.memory import MemoryImage
 from secondsite.engine.replica.directory import Replica
 from secondsite.orchestration import cli
-
-BLOCK = 4096
-SIZE = 200 * BLOCK + 700
-
-
-def contents(seed: int, count: int) -> list[bytes]:
-    """A disk of random data and zeros, and what it becomes."""
-    chance = random.Random(seed)
-    disk = bytearray(b"".join(chance.choice([bytes(BLOCK), chance.randbytes(BLOCK)]) for _ in range(SIZE // BLOCK + 1)))
-    del disk[SIZE:]
-    found = [bytes(disk)]
-    for _ in range(count - 1):
-        for _ in range(chance.randint(1, 12)):
-            start = chance.randrange(SIZE)
-            length = min(chance.choice([1, 700, BLOCK, 30 * BLOCK]), SIZE - start)
-            disk[start : start + length] = chance.choice([bytes(length), chance.randbytes(length)])
-        disk[-1] ^= 1  # so that each is another point
-        found.append(bytes(disk))
-    return found
-
-
-def replica_of(folder: Path, disks: list[bytes], **options: Any) -> Path:
-    source = folder / "disk.raw"
-    for data in disks:
-        source.write_bytes(data)
-        engine.replicate(source, folder / "r", block_size=BLOCK, **options)
-    return folder / "r"
 
 
 @pytest.mark.parametrize("seed", range(200))
