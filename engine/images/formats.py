@@ -106,6 +106,8 @@ def open_image(
     wrong or elsewhere, and for formats that are read but not written.
     """
     name = os.fspath(path)
+    if _is_url(name):
+        return _open_nbd(name, mode, format)
     chosen = format or detect(name)
     allow = [os.fspath(folder) for folder in allow_parent_path]
     if chosen == "raw":
@@ -123,6 +125,23 @@ def open_image(
             raise errors.Refused("VMDK images are read, not written", path=name)
         return open_vmdk(name, allow=allow)
     raise errors.Usage(f"{chosen!r} is no image format; they are {', '.join(FORMATS)}")
+
+
+def _is_url(path: str | os.PathLike[str]) -> bool:
+    """As engine/nbd/url.py, which takes 10 ms to import, says of every path with a scheme."""
+    if "://" not in os.fspath(path):
+        return False
+    from secondsite.engine.nbd.url import is_url
+
+    return is_url(os.fspath(path))
+
+
+def _open_nbd(url: str, mode: str, format: str | None) -> Image:
+    if format not in (None, "nbd", "raw"):
+        raise errors.Usage(f"is an NBD URL, whose disk is read as it is and not as {format}", path=url)
+    from secondsite.engine.images.nbd import NbdImage
+
+    return NbdImage(url, mode)
 
 
 def _open_vhdx(path: str, mode: str, allow: list[str]) -> Image:
