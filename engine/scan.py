@@ -9,14 +9,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from secondsite.engine import kernel
 from secondsite.engine.batch import Batch
-from secondsite.engine.blockmap import BlockMap
 from secondsite.engine.images import Image
 from secondsite.engine.progress import Monitor
 from secondsite.engine.units import KIB, MIB
+
+if TYPE_CHECKING:
+    from secondsite.engine.blockmap import BlockMap
 
 # One boundary crossing reads this much (DESIGN D2).
 SPAN_BYTES = 32 * MIB

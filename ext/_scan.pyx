@@ -28,6 +28,14 @@ cdef extern from "blockio.h" nogil:
     size_t ss_run(const uint64_t *blocks, const uint32_t *lengths, size_t first, size_t count,
                   uint32_t block_size, uint64_t limit)
 
+cdef extern from "holes.h" nogil:
+    ctypedef struct ss_holes:
+        int fd
+        int sparse
+        int64_t data
+        int64_t end
+    int64_t ss_next_data(const ss_holes *known, int64_t at, int64_t end)
+
 # 256 KiB stays in a core's second-level cache between the read and the hash: 13.1 GB/s with two threads,
 # against 12.8 at 64 KiB, 12.5 at 1 MiB and 11.0 at 4 MiB.
 DEF READ_BYTES = 262144
@@ -98,6 +106,22 @@ cdef int fill(uint8_t *data, size_t length, const int32_t *fds, const int64_t *o
             segment[0] += 1
             inside[0] = 0
     return 0
+
+
+cdef size_t skip_hole(const int32_t *fds, const int64_t *offsets, const int64_t *lengths, size_t segment,
+                      uint64_t *inside, uint32_t block_size, size_t blocks) noexcept nogil:
+    """How many of the next `blocks` blocks lie in a hole that begins here, inside one segment; they are passed over."""
+    cdef ss_holes unknown = ss_holes(fd=fds[segment], sparse=1, data=0, end=0)
+    cdef int64_t at = offsets[segment] + <int64_t>inside[0]
+    cdef int64_t end = offsets[segment] + lengths[segment]
+    cdef uint64_t hole
+    if fds[segment] < 0:
+        return 0
+    hole = <uint64_t>(ss_next_data(&unknown, at, end) - at) // block_size
+    if hole > blocks:
+        hole = blocks
+    inside[0] += hole * block_size
+    return hole
 
 
 cdef raise_error(int error, str what):
@@ -173,6 +197,8 @@ def scan_segments(int32_t[::1] fds, int64_t[::1] offsets, int64_t[::1] seg_lengt
     cdef uint64_t size
     cdef size_t segment = 0
     cdef uint64_t inside = 0
+    cdef size_t hole
+    cdef bint look = prev == NULL
     cdef int error = 0
     check_segments(fds, offsets, seg_lengths)
     with nogil:
@@ -193,6 +219,12 @@ def scan_segments(int32_t[::1] fds, int64_t[::1] offsets, int64_t[::1] seg_lengt
             keep_changed(&batch, batch.payload + batch.used, first_block + done, want, block_size, image_size,
                          prev + 16 * done if prev != NULL else NULL, seed)
             done += want
+            # Where zeros were read there may be a hole, and who compares with nothing need not read the rest of it.
+            # One look in vain is the last one: where zeros are written out, a look at each would cost and give nothing.
+            if look and done < n_blocks and (batch.count == 0 or batch.blocks[batch.count - 1] != first_block + done - 1):
+                hole = skip_hole(&fds[0], &offsets[0], &seg_lengths[0], segment, &inside, block_size, n_blocks - done)
+                look = hole > 0
+                done += hole
     if error:
         raise_error(error, f"the image ends inside block {first_block + done}")
     return done, batch.count, batch.used

@@ -1,10 +1,14 @@
-"""Batches of blocks: one pass finds or makes room for every block; then the file takes them in one call."""
+"""Batches of blocks: one pass finds or makes room for every block; then the file takes them in one call.
+
+What is read back goes the same way: one pass finds the blocks, one call of the kernel reads and hashes them.
+"""
 
 from __future__ import annotations
 
 from array import array
 from typing import TYPE_CHECKING
 
+from secondsite.engine.images.base import Buffer
 from secondsite.engine.images.vhdx.table import IN_FILE, OFFSET, STATE
 
 if TYPE_CHECKING:
@@ -68,6 +72,43 @@ def _write_some(
     finally:
         image.gate.leave()
     return at, sum(sizes)
+
+
+def check_batch(
+    image: VhdxWriter,
+    blocks: array[int],
+    lengths: array[int],
+    hashes: Buffer,
+    count: int,
+    size: int,
+    seed: int,
+) -> int:
+    """Blocks of a size that divides 1 MiB, in a file without a parent, all whole. See Image.check_blocks."""
+    numbers, sizes, digests, kept = array("Q"), array("I"), bytearray(), list[int]()
+    per, at, absent = image.opened.block_size // size, 0, -1
+    with image.gate.locked():
+        image.check_open()
+        while at < count:
+            block = blocks[at] // per
+            end = _same_block(blocks, at, count, (block + 1) * per)
+            entry, part = image.table.get(block), lengths[at:end]
+            if entry & STATE in IN_FILE:
+                shift = (entry & OFFSET) // size - block * per
+                numbers.extend(array("Q", [number + shift for number in blocks[at:end]]))
+                sizes.extend(part)
+                digests += hashes[16 * at : 16 * end]
+                kept.extend(range(at, end))
+            elif any(part):
+                absent = next(index for index in range(at, end) if lengths[index])
+                break
+            at = end
+        held = image.space.end
+        image.gate.admit()
+    try:
+        bad = image.file.check_blocks(numbers, sizes, digests, len(numbers), size, held, seed) if numbers else -1
+    finally:
+        image.gate.leave()
+    return kept[bad] if bad >= 0 else absent
 
 
 def _same_block(blocks: array[int], at: int, count: int, limit: int) -> int:

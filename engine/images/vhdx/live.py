@@ -49,7 +49,8 @@ class LiveDisk(Image):
     def size(self) -> int:
         return self.opened.size
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raises ValueError for a disk that was closed."""
         if self._closed:
             raise ValueError(f"{self.path} is closed")
 
@@ -82,7 +83,7 @@ class LiveDisk(Image):
 
     def _parts(self, start: int, length: int) -> list[Piece]:
         with self.gate.locked():
-            self._check_open()
+            self.check_open()
             return list(self._pieces(start, length))
 
     def _over_parent(self, piece: Piece) -> tuple[Image, int]:
@@ -93,7 +94,7 @@ class LiveDisk(Image):
 
     def read_into(self, offset: int, buffer: Buffer) -> None:
         with self.gate.locked():
-            self._check_open()
+            self.check_open()
             pieces = list(self._pieces(offset, memoryview(buffer).nbytes))
             self.gate.admit()
         try:

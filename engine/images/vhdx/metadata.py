@@ -94,7 +94,7 @@ class Metadata(NamedTuple):
 
 def read_metadata(container: Container, region: Region) -> Metadata:
     """All facts, checked. Raises Damaged, and NewerFormat for a required item that is not known."""
-    found = _known(container, region)
+    found = known_items(container, region)
     block, flags = _file_parameters(container, found)
     logical = _sector(container, found, LOGICAL_SECTOR)
     size = _size(container, found, logical)
@@ -112,8 +112,8 @@ def read_metadata(container: Container, region: Region) -> Metadata:
     )  # fmt: skip
 
 
-def _known(container: Container, region: Region) -> dict[UUID, Item]:
-    """The items that the reader uses."""
+def known_items(container: Container, region: Region) -> dict[UUID, Item]:
+    """The items that the reader uses, by name, checked. Raises as `read_metadata`."""
     items = list(_items(container, region))
     if len({(item.name, item.flags & _USER) for item in items}) != len(items):
         raise damaged(container.path, region.offset, "metadata table: an item is listed twice")

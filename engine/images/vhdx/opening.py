@@ -2,41 +2,22 @@
 
 from __future__ import annotations
 
-import os
-from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from secondsite.engine import errors
 from secondsite.engine.files import Files
 from secondsite.engine.images.base import Image
 from secondsite.engine.images.vhdx.bat import BlockTable
-from secondsite.engine.images.vhdx.container import Container
-from secondsite.engine.images.vhdx.header import Header, read_header
-from secondsite.engine.images.vhdx.journal import NO_LOG, Headers
-from secondsite.engine.images.vhdx.log import overlay_log
-from secondsite.engine.images.vhdx.metadata import Metadata, _known, read_metadata
+from secondsite.engine.images.vhdx.header import read_header
+from secondsite.engine.images.vhdx.journal import Headers
+from secondsite.engine.images.vhdx.metadata import Metadata, known_items, read_metadata
 from secondsite.engine.images.vhdx.packing import DISK_SIZE
 from secondsite.engine.images.vhdx.regions import Regions, read_regions
-from secondsite.engine.images.vhdx.structures import damaged
+from secondsite.engine.images.vhdx.replay import OpenFile, headers_of, replay_into
 from secondsite.engine.images.vhdx.table import LiveTable
-
-
-class OpenFile(Container):
-    """The reader's view of a file that somebody else has open, and may write: read as it is, without its log."""
-
-    def __init__(self, file: Image) -> None:
-        self.path, self.file = file.path, file
-        self.fd = self.pages = -1
-        self.overlay = (array("q"), array("q"), array("q"))
-        self.stored = self.size = file.size
-
-    def read(self, offset: int, length: int, what: str) -> bytes:
-        if offset + length > self.stored:
-            raise damaged(self.path, offset, f"{what}: {length} bytes were expected, the file ends at {self.stored}")
-        return bytes(self.file.read(offset, length))
 
 
 class Identity(NamedTuple):
@@ -88,16 +69,9 @@ class Opened:
 
 def load(file: Image) -> Opened:
     """Parse a file that is open for writing; a log that was left behind is replayed first. Raises Damaged."""
+    header = read_header(OpenFile(file))
+    headers = replay_into(file, header) if header.dirty else headers_of(file, header)
     container = OpenFile(file)
-    header = read_header(container)
-    headers = Headers(
-        file, header.sequence, header.slot, header.file_write, header.data_write, header.log_offset, header.log_length
-    )
-    if header.dirty:
-        _replay(container, header)
-        headers.file_write = uuid4()
-        headers.update(NO_LOG)
-        container = OpenFile(file)
     regions = read_regions(container, header)
     metadata = read_metadata(container, regions.metadata)
     # A writer trusts every entry: two blocks in one place would be written over each other.
@@ -105,7 +79,7 @@ def load(file: Image) -> Opened:
         raise problem
     raw = container.read(regions.bat.offset, 8 * metadata.entries, "block allocation table")
     table = LiveTable(raw, metadata.entries, regions.bat.offset, regions.bat.length, metadata.ratio)
-    size_at = _known(container, regions.metadata)[DISK_SIZE].offset
+    size_at = known_items(container, regions.metadata)[DISK_SIZE].offset
     return Opened(headers, regions, metadata, table, metadata.size, size_at)
 
 
@@ -118,20 +92,3 @@ def identify(files: Files, path: str) -> Identity:
             raise errors.Refused("its log is to be replayed before it can be a parent", path=path)
         metadata = read_metadata(container, read_regions(container, header).metadata)
         return Identity(metadata.size, metadata.logical_sector, metadata.disk_id, header.data_write)
-
-
-def _replay(container: OpenFile, header: Header) -> None:
-    """Put the log's pages in place, durable. A crash in between leaves the log to be replayed again (formats 1.4)."""
-    file, stored = container.file, container.size
-    try:
-        overlay_log(container, header)
-        if container.size > stored:
-            file.resize(container.size)
-        for start, end, source in zip(*container.overlay, strict=True):
-            if source >= 0:
-                file.write(start, os.pread(container.pages, end - start, source))
-            elif start < stored:
-                file.zero(start, min(end, stored) - start, punch=False)
-        file.flush()
-    finally:
-        container.close()

@@ -1,21 +1,48 @@
 """Replay of a log into its file, for who opens it for writing (formats 1.4 and 1.5).
 
-Everything is checked before the first write. The writes themselves may be repeated: a crash among them leaves the log
-and its header as they were, and the next replay does it again.
+The log is checked before the first write. The writes themselves may be repeated: a crash among them leaves the log and
+its header as they were, and the next replay does it again.
 """
 
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Callable
 from uuid import UUID, uuid4
 
-from secondsite.engine import errors, kernel
+from secondsite.engine import errors
+from secondsite.engine.images.base import Image
+from secondsite.engine.images.raw import RawImage
 from secondsite.engine.images.vhdx.container import Container
 from secondsite.engine.images.vhdx.header import Header, read_header
+from secondsite.engine.images.vhdx.journal import NO_LOG, Headers
 from secondsite.engine.images.vhdx.layer import Layer
-from secondsite.engine.images.vhdx.packing import HEADER_OFFSETS, MIB, pack_header
-from secondsite.engine.images.vhdx.structures import NO_GUID
+from secondsite.engine.images.vhdx.log import overlay_log
+from secondsite.engine.images.vhdx.packing import MIB
+from secondsite.engine.images.vhdx.structures import damaged
+
+
+class OpenFile(Container):
+    """The reader's view of a file that somebody else has open, and may write: read as it is, without its log."""
+
+    def __init__(self, file: Image) -> None:
+        self.path, self.file = file.path, file
+        self.fd = self.pages = -1
+        self.overlay = (array("q"), array("q"), array("q"))
+        self.stored = self.size = file.size
+
+    def read(self, offset: int, length: int, what: str) -> bytes:
+        if offset + length > self.stored:
+            raise damaged(self.path, offset, f"{what}: {length} bytes were expected, the file ends at {self.stored}")
+        return bytes(self.file.read(offset, length))
+
+
+def headers_of(file: Image, header: Header) -> Headers:
+    """The pair of headers to write, from the newest that was read."""
+    return Headers(
+        file, header.sequence, header.slot, header.file_write, header.data_write, header.log_offset, header.log_length
+    )
 
 
 def replay(path: str | os.PathLike[str], *, new_guid: Callable[[], UUID] = uuid4) -> int:
@@ -27,55 +54,45 @@ def replay(path: str | os.PathLike[str], *, new_guid: Callable[[], UUID] = uuid4
     try:
         if layer.replay is None:
             return 0
-        try:
-            fd = os.open(layer.container.path, os.O_RDWR | os.O_CLOEXEC)
-        except OSError as error:
-            raise errors.from_os(error, layer.container.path, "open it for writing") from None
-        try:
-            _same_file(layer.container, layer.header, fd)
-            _apply(layer.container, fd)
-            os.fdatasync(fd)
-            _end_log(layer.header, new_guid(), fd)
-        except OSError as error:
-            raise errors.from_os(error, layer.container.path, "replay its log") from None
-        finally:
-            os.close(fd)
+        with RawImage(layer.container.path, "rw") as file:
+            _same_file(layer, file)
+            replay_into(file, layer.header, new_guid)
         return len(layer.replay.entries)
     finally:
         layer.close()
 
 
-def _same_file(container: Container, header: Header, fd: int) -> None:
+def _same_file(layer: Layer, file: RawImage) -> None:
     """The file that was checked is the one that is written, and nobody wrote it in between."""
-    info = os.fstat(fd)
-    if (info.st_dev, info.st_ino, info.st_size) != (*container.identity, container.stored) or (
-        read_header(container) != header
+    stamp, container = file.stamp(), layer.container
+    if (
+        stamp is None
+        or (stamp.device, stamp.inode, stamp.size) != (*container.identity, container.stored)
+        or read_header(OpenFile(file)) != layer.header
     ):
         raise errors.SourceChanged("it was replaced or written while its log was read", path=container.path)
 
 
-def _apply(container: Container, fd: int) -> None:
-    if container.size > container.stored:
-        os.ftruncate(fd, container.size)
-    for start, end, source in zip(*container.overlay, strict=True):
-        if source < 0:
-            # What lies behind the old end came as a hole.
-            end = min(end, container.stored)
-            if start < end:
-                kernel.files.zero_range(fd, start, end - start, False)
-            continue
-        for at in range(start, end, MIB):
-            data = os.pread(container.pages, min(MIB, end - at), source + at - start)
-            while data:
-                put = os.pwrite(fd, data, at)
-                data, at = data[put:], at + put
-
-
-def _end_log(header: Header, file_write: UUID, fd: int) -> None:
-    """Two headers without a log, the one that is not current first, each durable before the next."""
-    for step in (1, 2):
-        raw = pack_header(
-            header.sequence + step, file_write, header.data_write, NO_GUID, header.log_offset, header.log_length
-        )
-        os.pwrite(fd, raw, HEADER_OFFSETS[(header.slot + step) % 2])
-        os.fdatasync(fd)
+def replay_into(file: Image, header: Header, new_guid: Callable[[], UUID] = uuid4) -> Headers:
+    """Put the pages of a dirty log in place, durable, and then end the log; the headers as they are then."""
+    container = OpenFile(file)
+    stored = container.size
+    try:
+        overlay_log(container, header)
+        if container.size > stored:
+            file.resize(container.size)
+        for start, end, source in zip(*container.overlay, strict=True):
+            if source < 0:
+                # What lies behind the old end came as a hole.
+                if start < stored:
+                    file.zero(start, min(end, stored) - start, punch=False)
+                continue
+            for at in range(start, end, MIB):
+                file.write(at, os.pread(container.pages, min(MIB, end - at), source + at - start))
+        file.flush()
+    finally:
+        container.close()
+    headers = headers_of(file, header)
+    headers.file_write = new_guid()
+    headers.update(NO_LOG)
+    return headers

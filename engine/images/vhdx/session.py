@@ -38,16 +38,16 @@ class Session(LiveDisk):
         self.begun = False
         self._broken: errors.Error | None = None
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
         if self._broken is not None:
             raise errors.Unreachable(
                 f"an earlier write could not be made durable ({self._broken.message}); open it again", path=self.path
             )
-        super()._check_open()
+        super().check_open()
 
     def begin(self) -> None:
         """Before the first change of a session. Inside the lock."""
-        self._check_open()
+        self.check_open()
         if self.begun:
             return
         # Some tools cut the file in its last MiB, or its last block behind the disk's end.
@@ -102,7 +102,7 @@ class Session(LiveDisk):
 
     def flush(self) -> None:
         with self.gate.alone():
-            self._check_open()
+            self.check_open()
             if self.begun:
                 self.commit()
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from secondsite.engine.images.base import Buffer
 from secondsite.engine.images.raw import RawImage
-from secondsite.engine.images.vhdx.batches import write_batch, write_runs
+from secondsite.engine.images.vhdx.batches import check_batch, write_batch, write_runs
 from secondsite.engine.images.vhdx.image import VhdxImage
 from secondsite.engine.images.vhdx.packing import FULL, MIB, NOT_PRESENT, PARTIAL, ZERO
 from secondsite.engine.images.vhdx.resize import check_size, resize
@@ -194,6 +194,24 @@ class VhdxWriter(Session):
         put = write_batch if direct else write_runs
         with memoryview(payload) as view:
             put(self, blocks, lengths, count, block_size, view, punch)
+
+    def check_blocks(
+        self,
+        blocks: array[int],
+        lengths: array[int],
+        hashes: Buffer,
+        count: int,
+        block_size: int,
+        image_size: int,
+        seed: int,
+    ) -> int:
+        direct = not self.opened.differencing and MIB % block_size == 0
+        # The disk's last block, where it is a short one, is followed in the file by something.
+        last = image_size // block_size
+        if not direct or (image_size % block_size and last in blocks[:count]):
+            return super().check_blocks(blocks, lengths, hashes, count, block_size, image_size, seed)
+        self.check_range(0, min((max(blocks[:count], default=-1) + 1) * block_size, image_size))
+        return check_batch(self, blocks, lengths, hashes, count, block_size, seed)
 
     def resize(self, size: int) -> None:
         with self.gate.alone():
