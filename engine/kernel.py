@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 from secondsite.engine import errors
 
 if TYPE_CHECKING:
-    from secondsite.engine import _bitmap, _codec, _crc, _entries, _files, _scan, _tables, _vhdx
+    from secondsite.engine import _bitmap, _codec, _crc, _entries, _extents, _files, _scan, _tables, _vhdx
 
     scan = _scan
     codec = _codec
     crc = _crc
     entries = _entries
+    extents = _extents
     files = _files
     tables = _tables
     vhdx = _vhdx
@@ -36,6 +37,7 @@ else:
             from secondsite.engine import _codec as codec
             from secondsite.engine import _crc as crc
             from secondsite.engine import _entries as entries
+            from secondsite.engine import _extents as extents
             from secondsite.engine import _files as files
             from secondsite.engine import _scan as scan
             from secondsite.engine import _tables as tables
@@ -48,7 +50,7 @@ else:
                 raise errors.Unreachable(f"the native kernels were asked for and are not built: {error}") from None
     if not NAME:
         try:
-            from secondsite.engine.portable import codec, crc, entries, files, scan, tables, vhdx  # noqa: F401
+            from secondsite.engine.portable import codec, crc, entries, extents, files, scan, tables, vhdx  # noqa: F401
             from secondsite.engine.portable.bitmap import Bitmap  # noqa: F401
         except ImportError as error:
             raise errors.Unreachable(

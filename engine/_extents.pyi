@@ -1,0 +1,13 @@
+from array import array
+
+from typing_extensions import Buffer
+
+Map = tuple[Buffer, Buffer, Buffer, Buffer]
+
+MAX_EXTENTS: int
+
+def fiemap(
+    fd: int, size: int, limit: int = ...
+) -> tuple[array[int], array[int], array[int], array[int]]: ...
+def weigh(extents: Map) -> tuple[int, int]: ...
+def changed(old: Map, new: Map, old_size: int, size: int) -> tuple[array[int], array[int]]: ...
