@@ -1,0 +1,262 @@
+"""The tracker of a disk that a running QEMU writes on: its dirty bitmaps name what changed, its NBD server shows it.
+
+One bitmap of ours marks writes between cycles. Its name says which point of which replica it begins at, so a bitmap
+that a QEMU started anew does not have, or one of another history, is not found, and everything is read (P1, P2). It is
+kept in memory alone: one that is stored with the image would outlive changes that were made without QEMU.
+
+    between cycles   secondsite-ID-POINT                      marks
+    while a cut is   secondsite-ID-POINT, secondsite-ID-next  is exported; marks
+
+A cut is one QMP transaction: the one stops, the other begins, and a view of the disk is frozen. Bitmaps change only in
+further transactions, each of which marks too much rather than too little at every moment. Grouped completion (P9) is
+not asked for: no job of ours completes, so none decides about a bitmap; QEMU refuses it beside actions on bitmaps, too.
+
+What a killed cycle left in QEMU the next one takes away first, and puts the bitmaps together again.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Sequence
+
+from secondsite.engine import errors
+from secondsite.engine.qemu import nodes
+from secondsite.engine.qemu.agent import Freeze, frozen
+from secondsite.engine.qemu.fleece import Fleece, View
+from secondsite.engine.qemu.qmp import Json, Monitor
+from secondsite.engine.qemu.server import Server
+from secondsite.engine.trackers.base import Cut, Have, Tracker
+from secondsite.engine.units import GIB
+
+NAME = "qemu"
+COPY_LIMIT = 16 * GIB
+"""Bytes of old contents that a cut may keep in a file; a machine that writes more in one cycle costs that cycle."""
+
+
+class QemuTracker(Tracker):
+    """Follows the disk in the file at `path`, or the block node `node`, of the QEMU whose monitor is at `qmp`.
+
+    `qmp` and `agent` (the guest agent) are sockets' paths or HOST:PORT; `nbd` is the URL of the NBD server in that QEMU
+    where somebody else began one; `folder` takes what is overwritten while a cycle reads, the image's own by default.
+    A monitor serves one client at a time, so a connection lasts only as long as a cut.
+    """
+
+    name = NAME
+
+    def __init__(
+        self,
+        path: str,
+        replica_id: str,
+        qmp: str,
+        *,
+        node: str | None = None,
+        agent: str | None = None,
+        nbd: str | None = None,
+        folder: str | None = None,
+        copy_limit: int = COPY_LIMIT,
+    ) -> None:
+        self.path, self.replica_id, self.qmp = path, replica_id, qmp
+        self.node, self.agent, self.nbd = node, agent, nbd
+        self.folder = folder or os.path.dirname(os.path.realpath(path))
+        self.copy_limit = copy_limit
+        self.cut: QemuCut | None = None
+
+    def begin(self, have: Have | None, sample: Sequence[tuple[int, int]] = ()) -> QemuCut:
+        return begin_together([(self, have)])[0]
+
+    def close(self) -> None:
+        if self.cut is not None:
+            self.cut.give_back()
+
+
+def begin_together(wanted: Sequence[tuple[QemuTracker, Have | None]]) -> list[QemuCut]:
+    """Cuts of several disks of one machine at one instant, with one freeze of its guest.
+
+    The disks share the monitor, the agent and the NBD server of the first. Either all of the cuts begin or none.
+    """
+    first = wanted[0][0]
+    if any(tracker.cut is not None for tracker, _ in wanted):
+        raise errors.Refused("a cut of this disk is open already", path=first.path)
+    session = _Session(first)
+    cuts: list[QemuCut] = []
+    try:
+        for tracker, have in wanted:
+            cuts.append(QemuCut(session, tracker, have))
+        session.instant(cuts, first.agent)
+        for cut in cuts:
+            cut.show()
+    except BaseException:
+        for cut in cuts:
+            cut.give_back()
+        session.close_unused()
+        raise
+    return cuts
+
+
+class _Session:
+    """The connection of the cuts that began together; it ends with the last of them."""
+
+    def __init__(self, tracker: QemuTracker) -> None:
+        self.monitor = Monitor.connect(tracker.qmp)
+        self.monitor.listen = self._heard
+        self.cuts: list[QemuCut] = []
+        try:
+            self.server = Server(self.monitor, tracker.folder, tracker.nbd)
+        except BaseException:
+            self.monitor.close()
+            raise
+
+    def _heard(self, name: str, data: Json) -> None:
+        for cut in self.cuts:
+            cut.fleece.heard(name, data)
+
+    def instant(self, cuts: list[QemuCut], agent: str | None) -> None:
+        """The cut itself, of all disks in one transaction; a guest's writers may stand still until it is done."""
+        self.server.start()
+        with frozen(agent) as freeze:
+            began = time.monotonic()
+            self.monitor.transaction([action for cut in cuts for action in cut.actions()])
+            stall = time.monotonic() - began
+        for cut in cuts:
+            cut.begun(stall, freeze)
+
+    def left(self, cut: QemuCut) -> None:
+        self.cuts.remove(cut)
+        self.close_unused()
+
+    def close_unused(self) -> None:
+        if self.cuts:
+            return
+        try:
+            if not self.monitor.ended:
+                self.server.stop()
+        except errors.Error:
+            pass  # a server without exports does no harm; the next cycle takes it over
+        finally:
+            self.monitor.close()
+
+
+class QemuCut(Cut):
+    """A frozen view of one disk, and the bitmap that led to it."""
+
+    tracker = NAME
+    frozen = True
+    image: View
+
+    def __init__(self, session: _Session, tracker: QemuTracker, have: Have | None) -> None:
+        super().__init__()
+        self._session, self._monitor, self._tracker = session, session.monitor, tracker
+        node = nodes.find(self._monitor, tracker.path, tracker.node)
+        self.fleece = Fleece(self._monitor, node, tracker.replica_id)
+        self._next = self.fleece.part("next")
+        self._kept: str | None = None
+        session.cuts.append(self)
+        tracker.cut = self
+        try:
+            self._clean()
+            self._kept = self._find(have)
+            self.fleece.prepare(tracker.folder, tracker.copy_limit)
+        except BaseException:
+            self.give_back()
+            raise
+
+    # -- bitmaps -------------------------------------------------------------------------------------------------
+
+    def _bitmaps(self) -> list[nodes.Bitmap]:
+        """Ours, as they are now."""
+        found = nodes.look(self._monitor, self.fleece.node.name).bitmaps
+        return [bitmap for bitmap in found if bitmap.name.startswith(self.fleece.part(""))]
+
+    def _action(self, verb: str, bitmap: str, **more: object) -> tuple[str, Json]:
+        return f"block-dirty-bitmap-{verb}", {"node": self.fleece.node.name, "name": bitmap, **more}
+
+    def _merge(self, into: str) -> tuple[str, Json]:
+        return "block-dirty-bitmap-merge", {"node": self.fleece.node.name, "target": into, "bitmaps": [self._next]}
+
+    def _name(self, have: Have) -> str:
+        return self.fleece.part(f"{have.generation}-{have.seal[:32]}")
+
+    def _clean(self) -> None:
+        """Take away what a cut left that was not ended: the kept bitmap marks again, and takes over what was marked."""
+        self.fleece.remove()
+        ours = {bitmap.name: bitmap for bitmap in self._bitmaps()}
+        if self._next not in ours:
+            return
+        kept = [bitmap for bitmap in ours.values() if bitmap.name != self._next]
+        actions: list[tuple[str, Json]] = []
+        if len(kept) == 1 and kept[0].usable and ours[self._next].usable:
+            # Marking begins before the other's marks come over, so that no write falls between the two.
+            actions = [self._action("enable", kept[0].name), self._merge(kept[0].name)]
+        self._monitor.transaction([*actions, self._action("remove", self._next)])
+
+    def _find(self, have: Have | None) -> str | None:
+        """The bitmap that has marked since `have`; all others of ours are of no use any more, and go."""
+        found = None
+        for bitmap in self._bitmaps():
+            if have is not None and bitmap.name == self._name(have) and bitmap.usable and bitmap.recording:
+                found = bitmap.name
+            else:
+                self._monitor.run(*self._action("remove", bitmap.name))
+        return found
+
+    # -- the cut -------------------------------------------------------------------------------------------------
+
+    def actions(self) -> list[tuple[str, Json]]:
+        """What happens to this disk at the instant."""
+        actions = [self._action("add", self._next), self.fleece.action()]
+        if self._kept is not None:
+            actions.append(self._action("disable", self._kept))
+        return actions
+
+    def begun(self, stall: float, freeze: Freeze) -> None:
+        self.stall_seconds, self.application = stall, freeze.held
+        self.warnings.extend(freeze.warnings)
+
+    def show(self) -> None:
+        self.image = self.fleece.expose(self._session.server.url, self._kept)
+        if self.image.size != self.fleece.node.size:
+            raise errors.SourceChanged("the disk was resized while the cut was made", path=self._tracker.path)
+
+    def changed(self) -> Iterable[tuple[int, int]] | None:
+        if self._kept is None:
+            return None
+        ranges = list(self.image.changed())
+        self.fleece.intact()
+        return ranges
+
+    def acknowledge(self, have: Have) -> None:
+        if self._tracker.cut is not self:
+            return
+        kept, name = self._kept, self._name(have)
+        if kept == name:  # nothing had changed, so the point is the one that it began at
+            actions = [self._action("clear", name), self._action("enable", name), self._merge(name)]
+        else:
+            actions = [self._action("add", name), self._merge(name)]
+            actions += [self._action("remove", kept)] if kept else []
+        self._end([*actions, self._action("remove", self._next)])
+
+    def give_back(self) -> None:
+        if self._tracker.cut is self:
+            self._end(None)
+
+    def _end(self, actions: list[tuple[str, Json]] | None) -> None:
+        """Take everything away; `actions` are what becomes of the bitmaps, None for as they were.
+
+        A QEMU that is gone has taken it all away itself; in one that does not answer the next cut does it.
+        """
+        self._tracker.cut = None
+        if hasattr(self, "image"):
+            self.image.close()
+        try:
+            if self._monitor.ended:
+                return
+            if actions is None:
+                self._clean()
+            else:
+                self.fleece.remove()
+                self._monitor.transaction(actions)
+        except errors.Error as error:
+            self.warnings.append(f"QEMU did not take everything away, the next cycle will: {error}")
+        finally:
+            self._session.left(self)

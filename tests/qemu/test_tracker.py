@@ -1,0 +1,370 @@
+"""The QEMU tracker over a real storage daemon: what it names, what it shows, and what it leaves behind."""
+
+from __future__ import annotations
+
+import random
+import signal
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from qemukit import MIB, Daemon, ScriptedAgent, have
+
+from secondsite.engine import errors
+from secondsite.engine.images import Image
+from secondsite.engine.trackers.base import Have
+from secondsite.engine.trackers.qemu import QemuCut, QemuTracker, begin_together
+
+pytestmark = pytest.mark.needs("qemu-storage-daemon")
+Start = Callable[..., Daemon]
+GRAIN = 65536
+
+
+def whole(image: Image) -> bytes:
+    return bytes(image.read(0, image.size))
+
+
+def named(cut: QemuCut) -> list[tuple[int, int]]:
+    changed = cut.changed()
+    assert changed is not None
+    return list(changed)
+
+
+def first_point(tracker: QemuTracker, number: int = 1) -> Have:
+    cut = tracker.begin(None)
+    assert cut.changed() is None
+    cut.acknowledge(have(number))
+    assert not cut.warnings
+    return have(number)
+
+
+def test_a_cycle_and_the_next(daemon: Start) -> None:
+    made = daemon()
+    tracker, disk = made.tracker(), made.writer()
+    disk.write(0, b"a" * 512)
+    cut = tracker.begin(None)
+    assert cut.frozen
+    assert not cut.application
+    assert cut.stall_seconds is not None
+    assert cut.stall_seconds < 5
+    disk.write(0, b"b" * 512)
+    disk.write(3 * MIB, b"c" * 512)
+    assert whole(cut.image) == b"a" * 512 + bytes(made.sizes[0] - 512)
+    with pytest.raises(errors.Refused, match="a cut of this disk is open already"):
+        tracker.begin(None)
+    cut.acknowledge(have(1))
+    cut.acknowledge(have(2))  # ending twice does nothing
+    cut.give_back()
+    again = tracker.begin(have(1))
+    assert named(again) == [(0, GRAIN), (3 * MIB, GRAIN)]
+    assert whole(again.image)[:1] == b"b"
+    again.acknowledge(have(2))
+    assert made.added() == []
+    assert made.bitmaps() == [f"secondsite-{tracker.replica_id[:8]}-2-{'5e' * 16}"]
+    unchanged = tracker.begin(have(2))
+    assert named(unchanged) == []
+    disk.write(MIB, b"d")
+    unchanged.acknowledge(have(2))  # the point stays the same one
+    last = tracker.begin(have(2))
+    assert named(last) == [(MIB, GRAIN)]
+    last.give_back()
+    assert not last.warnings
+    tracker.close()
+
+
+def test_zeros_and_trims_are_changes_and_the_tail_is_named_inside_the_disk(daemon: Start) -> None:
+    made = daemon()
+    tracker, disk = made.tracker(), made.writer()
+    disk.write(0, b"a" * (4 * MIB))
+    disk.write(made.sizes[0] - 512, b"z" * 512)
+    disk.flush()
+    known = first_point(tracker)
+    disk.zero(MIB, GRAIN)
+    disk.zero(2 * MIB, GRAIN, punch=False)
+    disk.write(made.sizes[0] - 512, b"y" * 512)
+    cut = tracker.begin(known)
+    assert named(cut) == [(MIB, GRAIN), (2 * MIB, GRAIN), (8 * MIB, 512)]
+    zeros = [(e.start, e.length) for e in cut.image.extents(0, 4 * MIB) if e.zero]
+    assert zeros in ([], [(MIB, GRAIN), (2 * MIB, GRAIN)])
+    cut.give_back()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_any_history_of_writes_cuts_failures_and_restarts(daemon: Start, seed: int) -> None:
+    chance, made = random.Random(seed), daemon(2 * MIB + 512)
+    size, model = made.sizes[0], bytearray(made.sizes[0])
+    tracker, disk = made.tracker(), made.writer()
+    known: Have | None = None
+    replica = b""
+
+    def write() -> None:
+        for _ in range(chance.randrange(4)):
+            length = 512 * chance.randrange(1, 200)
+            at = 512 * chance.randrange((size - length) // 512 + 1)
+            data = chance.randbytes(1) * length if chance.random() < 0.7 else bytes(length)
+            disk.write(at, data)
+            model[at : at + length] = data
+
+    for number in range(1, 26):
+        write()
+        truth = bytes(model)
+        cut = tracker.begin(known)
+        write()
+        changed = cut.changed()
+        new = bytearray(replica or truth)
+        for start, length in [(0, size)] if changed is None else changed:
+            new[start : start + length] = cut.image.read(start, length)
+        assert new == truth, number
+        ending = chance.random()
+        if ending < 0.5:
+            known, replica = have(number, f"{number:02x}"), bytes(new)
+            cut.acknowledge(known)
+        elif ending < 0.75:
+            cut.give_back()
+        elif ending < 0.9:  # our process is gone; what it had begun stays in QEMU
+            cut._monitor.close()
+            cut.image.close()
+            tracker = made.tracker()
+        else:
+            disk.close()
+            made.restart()
+            tracker, disk = made.tracker(), made.writer()
+            model[:] = made.paths[0].read_bytes()
+        assert known is None or replica
+
+
+def test_what_is_not_known_is_a_scan(daemon: Start) -> None:
+    made = daemon()
+    tracker, disk = made.tracker(), made.writer()
+    known = first_point(tracker)
+    node = {"node": "disk0", "name": made.bitmaps()[0]}
+    for spoil in ("disable", "remove"):
+        made.other.run(f"block-dirty-bitmap-{spoil}", node)
+        cut = tracker.begin(known)
+        assert cut.changed() is None, spoil
+        cut.acknowledge(known)
+    for other in (have(2), Have(known.replica_id, 1, "ab" * 32), None):
+        cut = tracker.begin(other)
+        assert cut.changed() is None
+        cut.acknowledge(known)
+    disk.close()
+    made.restart()
+    cut = tracker.begin(known)
+    assert cut.changed() is None
+    cut.give_back()
+    assert not cut.warnings
+
+
+def test_bitmaps_of_others_stay(daemon: Start) -> None:
+    made = daemon()
+    made.other.run("block-dirty-bitmap-add", {"node": "disk0", "name": "backup"})
+    other = made.tracker(replica_id="ffffffff" + "0" * 24)
+    first_point(other)
+    first_point(made.tracker())
+    made.tracker().begin(None).give_back()
+    assert len(made.bitmaps()) == 2  # theirs, the other replica's; our own went, for what was asked is a new beginning
+    assert "backup" in made.bitmaps()
+
+
+def test_a_machine_that_writes_too_much_costs_the_cycle_and_not_the_machine(daemon: Start) -> None:
+    made = daemon(64 * MIB)
+    tracker, disk = made.tracker(copy_limit=5 * MIB), made.writer()
+    for at in range(64):
+        disk.write(at * MIB, b"a" * MIB)
+    known = first_point(tracker)
+    cut = tracker.begin(known)
+    for at in range(64):
+        disk.write(at * MIB, b"b" * MIB)
+    disk.flush()
+    with pytest.raises(errors.SourceChanged, match=r"written more than its old contents could be kept \(No space"):
+        cut.image.read(63 * MIB, MIB)
+    with pytest.raises(errors.SourceChanged, match="the machine goes on"):
+        cut.changed()
+    cut.give_back()
+    assert not cut.warnings
+    assert disk.read(0, 64 * MIB) == b"b" * (64 * MIB)
+    assert made.added() == []
+    again = tracker.begin(known)
+    assert named(again) == [(0, 64 * MIB)]
+    assert again.image.read(MIB, 4) == b"bbbb"
+    again.give_back()
+
+
+def test_no_room_at_all_is_said(daemon: Start) -> None:
+    made = daemon()
+    with pytest.raises(errors.Full, match="no room to keep what is overwritten"):
+        made.tracker(copy_limit=MIB).begin(None)
+    assert made.added() == []
+    assert made.bitmaps() == []
+
+
+KILLED = """
+import sys, time
+from secondsite.engine.trackers.base import Have
+from secondsite.engine.trackers.qemu import QemuTracker
+path, replica, qmp, seal = sys.argv[1:]
+cut = QemuTracker(path, replica, qmp).begin(Have(replica, 1, seal))
+list(cut.changed())
+print("open", flush=True)
+time.sleep(60)
+"""
+
+
+def test_what_a_killed_cycle_left_is_cleaned_up_and_nothing_is_forgotten(daemon: Start) -> None:
+    made = daemon()
+    tracker, disk = made.tracker(), made.writer()
+    disk.write(0, b"a" * MIB)
+    known = first_point(tracker)
+    disk.write(MIB, b"b")
+    arguments = [str(made.paths[0]), tracker.replica_id, str(made.socket), known.seal]
+    child = subprocess.Popen([sys.executable, "-c", KILLED, *arguments], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "open\n"
+    disk.write(2 * MIB, b"c")
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    disk.write(4 * MIB, b"d")
+    assert made.added()
+    cut = tracker.begin(known)
+    assert named(cut) == [(MIB, GRAIN), (2 * MIB, GRAIN), (4 * MIB, GRAIN)]
+    cut.acknowledge(have(2))
+    assert made.added() == []
+    assert len(made.bitmaps()) == 1
+    assert [path.name for path in made.folder.iterdir() if "copy" in path.name] == []
+
+
+@pytest.mark.parametrize("when", ["reading", "acknowledging"])
+def test_a_qemu_that_ends_in_the_middle(daemon: Start, when: str) -> None:
+    made = daemon()
+    tracker = made.tracker()
+    known = first_point(tracker)
+    cut = tracker.begin(known)
+    made.kill()
+    if when == "reading":
+        with pytest.raises(errors.Unreachable) as caught:
+            cut.image.read(0, MIB)
+        assert caught.value.retryable
+        with pytest.raises(errors.Unreachable):
+            cut.changed()
+        cut.give_back()
+    else:
+        cut.acknowledge(have(2))
+    made.restart()
+    again = tracker.begin(known)
+    assert again.changed() is None
+    again.give_back()
+
+
+def test_two_disks_are_cut_at_one_instant(daemon: Start) -> None:
+    """One writer counts up on the first disk, then on the second: a cut sees one number, or one more on the first."""
+    made = daemon(MIB, MIB)
+    disks, trackers = (made.writer(0), made.writer(1)), (made.tracker(0), made.tracker(1))
+    stop, written = threading.Event(), 0
+
+    def count() -> None:
+        nonlocal written
+        while not stop.is_set():
+            written += 1
+            for disk in disks:
+                disk.write(0, struct.pack("<Q", written).ljust(512, b"\0"))
+
+    thread = threading.Thread(target=count)
+    thread.start()
+    known: list[Have | None] = [None, None]
+    seen = []
+    try:
+        for number in range(1, 16):
+            cuts = begin_together(list(zip(trackers, known, strict=True)))
+            first, second = (struct.unpack("<Q", cut.image.read(0, 8))[0] for cut in cuts)
+            assert first - second in (0, 1)
+            seen.append(first)
+            for cut in cuts:
+                assert (cut.changed() is None) == (number == 1)
+                cut.acknowledge(have(number))
+            known = [have(number)] * 2
+    finally:
+        stop.set()
+        thread.join()
+    assert seen == sorted(set(seen))  # the writer went on all the time
+    assert made.added() == []
+
+
+def test_cuts_begin_together_or_not_at_all(daemon: Start) -> None:
+    made = daemon(MIB, MIB)
+    one, two = made.tracker(0), made.tracker(1, node="nothing")
+    with pytest.raises(errors.Refused, match="no block node 'nothing'"):
+        begin_together([(one, None), (two, None)])
+    assert made.added() == []
+    assert made.bitmaps(0) == []
+    one.begin(None).give_back()
+
+
+def test_the_agent_freezes_around_the_cut(daemon: Start, agent: Callable[..., ScriptedAgent]) -> None:
+    made, guest = daemon(), agent()
+    cut = made.tracker(agent=str(guest.path)).begin(None)
+    assert cut.application
+    assert not cut.warnings
+    assert guest.log == ["sync-delimited", "freeze", "status", "sync-delimited", "thaw"]
+    cut.give_back()
+    refused = agent(answers={"guest-fsfreeze-freeze": Exception("no")})
+    cut = made.tracker(agent=str(refused.path)).begin(None)
+    assert not cut.application
+    assert "were not frozen" in cut.warnings[0]
+    assert len(whole(cut.image)) == made.sizes[0]
+    cut.give_back()
+
+
+def test_our_own_server_runs_for_a_cut(daemon: Start) -> None:
+    made = daemon(server=False)
+    cut = made.tracker(node="disk0").begin(None)
+    assert made.front.exists()
+    assert whole(cut.image) == bytes(made.sizes[0])
+    cut.give_back()
+    assert not made.front.exists()
+    assert made.other.try_run("nbd-server-start", {"addr": {"type": "unix", "data": {"path": str(made.front)}}})
+
+
+def test_a_server_of_somebody_else_has_to_be_named(daemon: Start) -> None:
+    made = daemon(foreign=True)
+    with pytest.raises(errors.Refused, match=r"an NBD server of somebody else runs in this QEMU.*--qmp-nbd"):
+        made.tracker().begin(None)
+    assert made.added() == []
+    cut = made.tracker(nbd=f"nbd+unix:///?socket={made.front}").begin(None)
+    assert whole(cut.image) == bytes(made.sizes[0])
+    cut.give_back()
+    made.writer().close()  # it still runs
+
+
+def test_which_node_is_the_disk(daemon: Start, tmp_path: Path) -> None:
+    made = daemon(MIB)
+    link = tmp_path / "link.raw"
+    link.symlink_to(made.paths[0])
+    tracker = QemuTracker(str(link), "ab" * 16, str(made.socket))
+    tracker.begin(None).give_back()
+    elsewhere = tmp_path / "elsewhere.raw"
+    elsewhere.write_bytes(b"")
+    with pytest.raises(errors.Refused, match=r"this QEMU does not have .*elsewhere\.raw open"):
+        QemuTracker(str(elsewhere), "ab" * 16, str(made.socket)).begin(None)
+    made.other.run("block-export-del", {"id": "front0", "mode": "hard"})
+    with pytest.raises(errors.Refused, match="no device of this machine writes to this file: disk0, file0"):
+        made.tracker().begin(None)
+    made.tracker(node="disk0").begin(None).give_back()
+
+
+def test_a_file_that_became_a_backing_file_is_not_followed(daemon: Start, tmp_path: Path) -> None:
+    """A snapshot makes the machine write elsewhere: following the old file would copy a disk that stands still."""
+    made = daemon(MIB)
+    tracker = made.tracker()
+    known = first_point(tracker)
+    overlay = tmp_path / "overlay.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", overlay, str(MIB)], check=True)
+    options = {"driver": "qcow2", "node-name": "over", "file": {"driver": "file", "filename": str(overlay)}}
+    made.other.run("blockdev-add", {**options, "backing": None})
+    made.other.run("blockdev-snapshot", {"node": "disk0", "overlay": "over"})
+    with pytest.raises(errors.Refused, match="no device of this machine writes to this file"):
+        tracker.begin(known)
