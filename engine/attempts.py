@@ -3,102 +3,202 @@
 from __future__ import annotations
 
 import datetime
-import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+import random
+from array import array
 from typing import NamedTuple
 
-from secondsite.engine import errors, scan, tracking, units
+from secondsite.engine import distrust, errors, scan, tracking, units
 from secondsite.engine import source as sources
-from secondsite.engine.batch import BATCH_BYTES, SMALL_BATCH_BYTES, Batch
-from secondsite.engine.blockmap import BlockMap
-from secondsite.engine.images import ShortImage
+from secondsite.engine.batch import BATCH_BYTES, SMALL_BATCH_BYTES
+from secondsite.engine.images import ShortImage, Stamp
 from secondsite.engine.progress import Monitor
 from secondsite.engine.replica import mend
-from secondsite.engine.replica.cycle import Cycle, InPlace, Next
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.mend import Mending
 from secondsite.engine.replica.point import Point, format_time
+from secondsite.engine.trackers.base import Cut, Have, Tracker
+from secondsite.engine.trackers.scan import ScanTracker
+from secondsite.engine.work import Options, Work
 
 # A source that is written while it is read is read again this often before the cycle is refused.
 ATTEMPTS = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How to make a cycle; see `replicate`. `marked`, where it is known, is all that has to be looked at."""
-
-    codec: tuple[int, int]
-    history: str
-    resync: bool
-    trust_mtime: bool
-    workers: int
-    tracker: str
-    changed: str | None
-    clock: Callable[[], datetime.datetime]
-    marked: tracking.Marked | None = None
-
-
 class Outcome(NamedTuple):
-    """How a cycle ended; `tracker` is what named the blocks to look at."""
+    """How a cycle ended. `tracker` is what named the blocks to look at; without `marked` all of them were."""
 
     kind: str
     point: Point
     tally: scan.Tally
-    tracker: str
     history: str
+    tracker: str = "mtime"
+    marked: tracking.Marked | None = None
+    sampled: int = 0
+    stall_seconds: float | None = None
+    application: bool = False
+
+    def caught(self) -> float | None:
+        """The probability of distrust.caught, for cycles like this; None where nothing changed, or all was read."""
+        if self.marked is None or not self.tally.changed_bytes:
+            return None
+        changed = -(-self.tally.changed_bytes // self.marked.block_size)
+        return distrust.caught(changed, self.marked.total - self.marked.blocks, self.sampled)
 
 
-def run(replica: Replica, origin: sources.Source, options: Options, monitor: Monitor) -> Outcome:
+class Unmasked(Exception):
+    """A block changed that the tracker did not name."""
+
+
+def run(
+    replica: Replica, origin: sources.Source, tracker: Tracker, options: Options, monitor: Monitor
+) -> Outcome:
     """Cycles until one saw the source stand still."""
+    believe = True
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return _cycle(replica, origin, options, monitor)
+            return _cycle(replica, origin, tracker, options, monitor, believe)
         except errors.SourceChanged:
             if attempt == ATTEMPTS:
                 raise
+        except errors.Damaged as error:
+            # A page of the map that only now was read: with all of it looked at first, it may be made anew.
+            if error.path != replica.layout.head_map or not believe or attempt == ATTEMPTS:
+                raise
+            believe = False
     raise AssertionError
 
 
-def _cycle(replica: Replica, origin: sources.Source, options: Options, monitor: Monitor) -> Outcome:
+def _cycle(
+    replica: Replica, origin: sources.Source, tracker: Tracker, options: Options, monitor: Monitor, believe: bool
+) -> Outcome:
     moment = options.clock()
     old = mend.newest(replica, resync=options.resync, time=format_time(moment))
     _refuse_damage(replica, old, options)
     if options.trust_mtime and old and not options.resync and sources.unchanged(replica, origin, old.generation):
-        return Outcome("unchanged", old, scan.Tally(), "mtime", replica.identity.history)
-    before, size = origin.settled(), origin.image.size
-    if size > units.MAX_BLOCKS * replica.identity.block_size:
-        raise errors.Usage(
-            f"has {units.format_size(size)}; in blocks of {replica.identity.block_size} bytes that is too many of them",
-            path=origin.path,
-        )
-    with Mending(replica, old, options.resync, options.workers, monitor) as mending:
-        work = _Work(replica, old, size, options, mending)
+        return Outcome("unchanged", old, scan.Tally(), replica.identity.history)
+    # What names blocks makes the pages of the map that are read few; each is checked then.
+    lazily = believe and not isinstance(tracker, ScanTracker)
+    with Mending(replica, old, options.resync, options.workers, monitor, lazily=lazily) as mending:
+        job = _Job(replica, origin, tracker, options, monitor, mending, moment)
         try:
-            marked = _marked(replica, origin, options, work, mending.previous)
-            work.tracker = marked.tracker if marked else "scan"
-            monitor.begin("initial" if old is None else "replicate", size)
-            tally = scan.Scan(
-                origin.image, None if work.fresh else mending.previous, work, size=size,
-                block_size=replica.identity.block_size, seed=replica.identity.seed,
-                workers=options.workers, monitor=monitor,
-                batch_bytes=_batch_bytes(monitor, flushes=not (old is None or work.fresh)),
-                runs=marked.runs() if marked else None,
-            ).run()  # fmt: skip
-            _stood_still(origin, before)
-            outcome = work.finish(tally, moment)
+            return job.run(None if old is None or options.resync else have(replica, old))
+        except Unmasked as error:
+            replica.warn(str(error))
+        # Of the cut before only what was named and drawn had to be kept: all of it takes a cut of its own.
+        return job.run(None)
+
+
+def have(replica: Replica, point: Point) -> Have:
+    """A point of a replica, as trackers know it."""
+    return Have(replica.identity.replica_id.hex(), point.generation, point.seal)
+
+
+class _Job:
+    """A cycle over a cut."""
+
+    def __init__(
+        self, replica: Replica, origin: sources.Source, tracker: Tracker, options: Options, monitor: Monitor,
+        mending: Mending, moment: datetime.datetime,
+    ) -> None:  # fmt: skip
+        self.replica, self.origin, self.tracker, self.options = replica, origin, tracker, options
+        self.monitor, self.mending, self.moment = monitor, mending, moment
+        self.block_size, self.seed = replica.identity.block_size, replica.identity.seed
+
+    def run(self, known: Have | None) -> Outcome:
+        drawn = self._draw() if known else array("Q")
+        before = self.origin.rested()
+        with self.tracker.begin(known, self._ranges(drawn)) as cut:
+            try:
+                if not cut.frozen:
+                    before = self.origin.settled()
+                outcome = self._over(cut, drawn, before)
+                self._acknowledge(cut, outcome)
+            finally:
+                for warning in cut.warnings:
+                    self.replica.warn(warning)
+        # What somebody said had changed is not what was seen to be equal: the next cycle without that looks at all.
+        if outcome.tracker not in ("changed", "hrl"):
+            sources.remember(self.replica, before, outcome.point.generation, _nanoseconds(self.moment))
+        return outcome
+
+    def _draw(self) -> array[int]:
+        old = self.mending.old
+        total = -(-old.virtual_bytes // self.block_size) if old else 0
+        return distrust.draw(total, self.options.distrust, random.SystemRandom())
+
+    def _ranges(self, drawn: array[int]) -> list[tuple[int, int]]:
+        old = self.mending.old
+        size = old.virtual_bytes if old else 0
+        starts = (block * self.block_size for block in drawn)
+        return [(start, min(self.block_size, size - start)) for start in starts]
+
+    def _over(self, cut: Cut, drawn: array[int], before: tuple[Stamp, ...] | None) -> Outcome:
+        size, old = cut.image.size, self.mending.old
+        self._check_size(size)
+        work = Work(self.replica, old, size, self.options, self.mending)
+        try:
+            marked, sampled = self._marked(cut, size, work, drawn)
+            work.tracker = cut.tracker
+            self.monitor.begin("initial" if old is None else "replicate", size)
+            tally = self._scan(cut, size, work, marked)
+            if not cut.frozen:
+                _stood_still(self.origin, before)
+            kind, point, history = work.finish(tally, self.moment)
         except ShortImage as error:
             work.abort()
-            if error.path != origin.path:
+            if error.path != cut.image.path or cut.frozen:
                 raise
-            raise errors.SourceChanged("it became shorter while it was read", path=origin.path) from None
+            raise errors.SourceChanged("it became shorter while it was read", path=self.origin.path) from None
         except BaseException:
             work.abort()
             raise
-    # What somebody said had changed is not what was seen to be equal: the next cycle without that looks at all of it.
-    if outcome.tracker not in ("changed", "hrl"):
-        sources.remember(replica, before, outcome.point.generation, _nanoseconds(moment))
-    return outcome
+        return Outcome(
+            kind, point, tally, history, cut.tracker, marked, sampled, cut.stall_seconds, cut.application
+        )  # fmt: skip
+
+    def _check_size(self, size: int) -> None:
+        if size > units.MAX_BLOCKS * self.block_size:
+            raise errors.Usage(
+                f"has {units.format_size(size)}; in blocks of {self.block_size} bytes that is too many of them",
+                path=self.origin.path,
+            )
+
+    def _scan(self, cut: Cut, size: int, work: Work, marked: tracking.Marked | None) -> scan.Tally:
+        fresh, monitor = work.fresh, self.monitor
+        return scan.Scan(
+            cut.image, None if fresh else self.mending.previous, work, size=size, block_size=self.block_size,
+            seed=self.seed, workers=self.options.workers, monitor=monitor,
+            batch_bytes=_batch_bytes(monitor, flushes=not (self.mending.old is None or fresh)),
+            runs=marked.runs() if marked is not None else None,
+        ).run()  # fmt: skip
+
+    def _marked(
+        self, cut: Cut, size: int, work: Work, drawn: array[int]
+    ) -> tuple[tracking.Marked | None, int]:
+        """The blocks that the tracker names and how many others bore it out; None where all are to be read. Raises
+        Unmasked.
+        """
+        old, previous = self.mending.old, self.mending.previous
+        ranges = cut.changed()
+        if ranges is None or old is None or previous is None or work.fresh:
+            return None, 0
+        try:
+            marked = tracking.Marked(ranges, size, self.block_size, old.virtual_bytes)
+        except ValueError as error:
+            raise Unmasked(f"{self.origin.path}: tracker {cut.tracker!r} named {error}; all is scanned") from None
+        looked = marked.look(cut.image, previous, self.seed, drawn, self.options.distrust)
+        if looked.wrong is not None:
+            told = f"the bytes at {looked.wrong} changed, which tracker {cut.tracker!r} did not name"
+            raise Unmasked(f"{self.origin.path}: {told}; all is scanned")
+        return marked, looked.blocks
+
+    def _acknowledge(self, cut: Cut, outcome: Outcome) -> None:
+        """The point is there, whatever becomes of this: a tracker that was not told names too much the next time."""
+        try:
+            cut.acknowledge(have(self.replica, outcome.point))
+        except (errors.Error, OSError, ValueError) as error:
+            told = f"tracker {cut.tracker!r} was not told that point {outcome.point.name} is there ({error})"
+            self.replica.warn(f"{self.origin.path}: {told}; the next cycle may read more")
 
 
 def _refuse_damage(replica: Replica, old: Point | None, options: Options) -> None:
@@ -123,26 +223,6 @@ def _batch_bytes(monitor: Monitor, *, flushes: bool) -> int:
     return min(size, monitor.limiter.piece) if monitor.limiter else size
 
 
-def _marked(
-    replica: Replica, origin: sources.Source, options: Options, work: _Work, previous: BlockMap | None
-) -> tracking.Marked | None:
-    """The blocks that a tracker names, where there is one to trust; None for all of them."""
-    old = work.old
-    if old is None or previous is None or options.resync or options.tracker == "scan" or work.size != old.virtual_bytes:
-        return None
-    if options.marked is not None:
-        return options.marked
-    noted = sources.noted(replica, old.generation)
-    marked = tracking.find(origin, noted, work.size, replica.identity.block_size, options.changed)
-    if marked is None:
-        return None
-    wrong = tracking.check(marked, origin.image, previous, replica.identity.seed)
-    if wrong is not None:
-        replica.warn(wrong)
-        return None
-    return marked
-
-
 def _nanoseconds(moment: datetime.datetime) -> int:
     return int(moment.timestamp() * 1_000_000) * 1000
 
@@ -150,63 +230,3 @@ def _nanoseconds(moment: datetime.datetime) -> int:
 def _stood_still(origin: sources.Source, before: object) -> None:
     if origin.stamp() != before:
         raise errors.SourceChanged("it was written while it was read", path=origin.path)
-
-
-class _Work:
-    """The cycle behind a scan, begun at its first change, so that an unchanged source touches nothing."""
-
-    def __init__(
-        self, replica: Replica, old: Point | None, size: int, options: Options, mending: Mending
-    ) -> None:
-        self.replica, self.old, self.size, self.options, self.mending = replica, old, size, options, mending
-        # A container cannot be made smaller again, so a size that changed is a new container.
-        self.fresh = old is None or (replica.layout.kind != "raw" and size != old.virtual_bytes)
-        self.tracker = "scan"
-        self.cycle: Cycle | None = None
-        self._lock = threading.Lock()
-
-    def put(self, batch: Batch, worker: int) -> None:
-        self._begin().put(batch, worker)
-
-    def _begin(self) -> Cycle:
-        with self._lock:
-            if self.cycle is None:
-                self.cycle = self._make()
-            return self.cycle
-
-    def _make(self) -> Cycle:
-        replica, old, options = self.replica, self.old, self.options
-        if old is None or self.fresh:
-            return Next(replica, old, self.size, fresh=True)
-        if options.history != "undo" and not options.resync:
-            cloned = Next.from_clone(replica, old, self.size)
-            if cloned is not None:
-                return cloned
-            if options.history == "clone":
-                raise errors.Refused("this file system cannot clone files", path=replica.layout.root)
-        return InPlace(replica, old, self.size, self.mending.logical, options.codec, mend=options.resync)
-
-    def finish(self, tally: scan.Tally, moment: datetime.datetime) -> Outcome:
-        """Commit, where there is anything to."""
-        old, resync, history = self.old, self.options.resync, self.replica.identity.history
-        same_size = old is not None and self.size == old.virtual_bytes
-        if self.cycle is None and old is not None and same_size and self.mending.sealed:
-            return Outcome("resync" if resync else "unchanged", old, tally, self.tracker, history)
-        cycle = self._begin()
-        if isinstance(cycle, InPlace):
-            history = "undo"
-            if resync and old is not None and same_size and not cycle.kept and self.mending.sealed:
-                cycle.discard()
-                return Outcome("resync", old, tally, self.tracker, history)
-        kind = "initial" if old is None else "resync" if resync else "delta"
-        point = Point(
-            cycle.generation, format_time(moment), self.size, cycle.seal(), kind, self.tracker, tally.read_bytes,
-            tally.changed_bytes, tally.sent_bytes, self.replica.identity.epoch,
-            self.replica.identity.replica_id.hex(),
-        )  # fmt: skip
-        cycle.commit(point)
-        return Outcome(kind, point, tally, self.tracker, history)
-
-    def abort(self) -> None:
-        if self.cycle is not None:
-            self.cycle.abort()

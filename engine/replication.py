@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 
-from secondsite.engine import attempts, errors, tracking, units
+from secondsite.engine import attempts, errors, units
 from secondsite.engine import source as sources
-from secondsite.engine.attempts import Options, Outcome
+from secondsite.engine.attempts import Outcome
 from secondsite.engine.delta import format as fmt
+from secondsite.engine.distrust import SAMPLED_BLOCKS, check_count
 from secondsite.engine.files import Files, LocalFiles
 from secondsite.engine.images import Image
 from secondsite.engine.images.raw import real_path
@@ -23,6 +24,10 @@ from secondsite.engine.replica.identity import Identity
 from secondsite.engine.replica.layout import Layout
 from secondsite.engine.replica.point import format_time
 from secondsite.engine.results import Replicated
+from secondsite.engine.trackers import choose
+from secondsite.engine.trackers.base import Tracker
+from secondsite.engine.trackers.scan import RangesTracker
+from secondsite.engine.work import Options
 from secondsite.engine.workers import default_workers
 
 
@@ -44,7 +49,8 @@ def replicate(
     accept_source: bool = False,
     source_format: str | None = None,
     head: str | None = None,
-    tracker: str = "auto",
+    tracker: str | Tracker = "auto",
+    distrust: int = SAMPLED_BLOCKS,
     changed: str | os.PathLike[str] | None = None,
     allow_parent_path: Sequence[str] = (),
     resync: bool = False,
@@ -58,29 +64,30 @@ def replicate(
 ) -> Replicated:
     """Bring the replica in a folder to the source's content; make the folder where there is none.
 
-    `block_size` (bytes, a power of two from 4 KiB to 4 MiB) counts for a new replica; for an existing one it must be
-    its own. `codec` packs the undo deltas. `keep` drops all but the newest so many points afterwards. `limit` is in
-    bytes a second. `epoch`: refuse where the replica's is higher (DESIGN D9). `source_id` names the source where its
-    path does not; `accept_source` lets another image take the recorded one's place. `resync` trusts no map and mends
-    the head. `trust_mtime` skips the scan of a file that its times call unchanged. `history`: auto, undo or clone.
-    `head` is the format of a new replica's head: raw, vhdx or vhd. `tracker` is auto, which asks the source's format
-    what changed, or scan; `changed` is a file with an extent list instead. For `source_format` and `allow_parent_path`
-    see open_image.
+    `block_size` (bytes, a power of two from 4 KiB to 4 MiB) counts for a new replica; for an existing one it must
+    be its own. `codec` packs the undo deltas. `keep` drops all but the newest so many points afterwards. `limit` is
+    in bytes a second. `epoch`: refuse where the replica's is higher (DESIGN D9). `source_id` names the source where
+    its path does not; `accept_source` lets another image take the recorded one's place. `resync` trusts no map and
+    mends the head. `trust_mtime` skips the scan of a file that its times call unchanged. `history`: auto, undo or
+    clone. `head` is the format of a new replica's head: raw, vhdx or vhd. `tracker` is what follows the source:
+    auto chooses, see engine/trackers/choose.py, or a Tracker, which the caller closes. Each cycle also looks at
+    `distrust` blocks that it did not name. `changed` is a file with an extent list instead of a tracker. For
+    `source_format` and `allow_parent_path` see open_image.
 
     Raises Refused, Busy, SourceChanged, Damaged, Unreachable, Full, Cancelled or Usage. Whatever it raises, the
     replica holds every point that it held before.
     """
     began = time.monotonic()
-    if tracker not in ("auto", "scan"):
-        raise errors.Usage(f"tracker is auto or scan, not {tracker!r}")
+    if isinstance(tracker, str):
+        choose.check_name(tracker)
+    check_count(distrust)
     _check_numbers(keep, limit, history)
     if block_size is not None:
         units.check_block_size(block_size)
     if head is not None:
         check_format(head)
     options = Options(
-        fmt.parse_codec(codec), history, resync, trust_mtime, workers or default_workers(), tracker,
-        None if changed is None else os.fspath(changed), clock,
+        fmt.parse_codec(codec), history, resync, trust_mtime, workers or default_workers(), clock, distrust
     )
     files, root = files or LocalFiles(), os.fspath(replica)
     origin = _open_source(source, source_id, source_format, allow_parent_path, files, root)
@@ -91,13 +98,25 @@ def replicate(
             _admit(opened, origin, block_size, head, epoch, accept_source)
             if resync:
                 opened.mend_records()
-            result = attempts.run(opened, origin, options, Monitor(progress, cancel, limit))
+            asked = choose.Asked(origin, opened, allow_parent_path)
+            chosen = choose.choose(tracker, asked, None if changed is None else os.fspath(changed))
+            result = _run(opened, origin, chosen, options, Monitor(progress, cancel, limit))
             if resync:
                 _examine(opened, options, Monitor(progress))  # the cycle is committed: this is not to be cancelled
             pruned = prune.keep_newest(opened, keep) if keep is not None else 0
     finally:
         origin.close()
-    return _result(result, opened, began, pruned)
+    return _result(result, opened, began, pruned, chosen.why)
+
+
+def _run(
+    replica: Replica, origin: sources.Source, chosen: choose.Chosen, options: Options, monitor: Monitor
+) -> Outcome:
+    try:
+        return attempts.run(replica, origin, chosen.tracker, options, monitor)
+    finally:
+        if chosen.ours:
+            chosen.tracker.close()
 
 
 def _examine(replica: Replica, options: Options, monitor: Monitor) -> None:
@@ -135,30 +154,30 @@ def replicate_logs(
     began = time.monotonic()
     _check_numbers(keep, limit, history)
     opened = Replica.open(os.fspath(replica), files)
-    identity = opened.identity
     with opened.writing():
         origin = HrlSource(opened, logs)
         try:
             _admit(opened, origin, None, None, epoch, accept=False)
-            ranges = origin.overlay.changed_ranges()
-            marked = tracking.Marked("hrl", ranges, origin.image.size, identity.block_size)
-            options = Options(
-                fmt.parse_codec(codec), history, False, False, workers or default_workers(), "auto", None, clock, marked
-            )
+            tracker = RangesTracker("hrl", origin, origin.overlay.changed_ranges)
+            options = Options(fmt.parse_codec(codec), history, False, False, workers or default_workers(), clock)
             origin.announce()
-            result = attempts.run(opened, origin, options, Monitor(progress, cancel, limit))
+            result = attempts.run(opened, origin, tracker, options, Monitor(progress, cancel, limit))
             origin.remember(result.point)
             pruned = prune.keep_newest(opened, keep) if keep is not None else 0
         finally:
             origin.close()
-    return _result(result, opened, began, pruned)
+    return _result(result, opened, began, pruned, "logs say what they hold")
 
 
-def _result(result: Outcome, replica: Replica, began: float, pruned: int) -> Replicated:
+def _result(result: Outcome, replica: Replica, began: float, pruned: int, why: str) -> Replicated:
     point, tally = result.point, result.tally
+    if result.tracker == "mtime":
+        why = "its times say that it is unchanged"
     return Replicated(
         result.kind, point.generation, point.name, result.tracker, point.virtual_bytes, tally.read_bytes,
         tally.changed_bytes, tally.sent_bytes, time.monotonic() - began, result.history, pruned, replica.warnings,
+        why, result.marked is None and result.tracker != "mtime", result.sampled, result.caught(),
+        result.stall_seconds, result.application,
     )  # fmt: skip
 
 

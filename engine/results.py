@@ -10,7 +10,14 @@ from secondsite.engine.scan import Range
 @dataclass(frozen=True, slots=True)
 class Replicated:
     """`kind`: initial, delta, unchanged or resync. Sizes in bytes; `sent_bytes` are the data blocks given to the
-    replica, zeros and unchanged blocks not counted."""
+    replica, zeros and unchanged blocks not counted.
+
+    `tracker` is what named the blocks that were read, and `why` says why it was this one; `scanned`: all of them were
+    read. `sampled` blocks that it did not name were looked at, and `caught` is the probability with which a tracker
+    that hides 0.1 % of the changes is caught within 100 cycles like this one, see distrust.caught (None where nothing
+    changed, or all was read). The source's writer may have stood still for `stall_seconds` (None: nothing stopped it).
+    `application`: file systems or databases were at rest.
+    """
 
     kind: str
     generation: int
@@ -24,6 +31,12 @@ class Replicated:
     history: str
     pruned: int = 0
     warnings: list[str] = field(default_factory=list)
+    why: str = ""
+    scanned: bool = True
+    sampled: int = 0
+    caught: float | None = None
+    stall_seconds: float | None = None
+    application: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ _OCTAL = re.compile(rb"\\([0-3][0-7][0-7])")
 
 
 class Source:
-    """An image that is read, by path or already open (an embedding program's own)."""
+    """An image that is read, by path or already open (an embedding program's own); `by_path` says which."""
 
     def __init__(
         self,
@@ -44,10 +44,10 @@ class Source:
         else:
             self.format = format or detect(source)
             self.image = open_image(source, format=self.format, allow_parent_path=allow_parent_path)
-        self._owned = not isinstance(source, Image)
+        self.by_path = not isinstance(source, Image)
         self.path = self.image.path
         self._name = name
-        self._on_disk = not isinstance(source, Image) or self.image.stamps() is not None
+        self._on_disk = self.by_path or self.image.stamps() is not None
         self.name = self._names(self.path)
 
     def _names(self, path: str) -> str:
@@ -62,6 +62,11 @@ class Source:
         round says nothing: many disks may be made over one parent.
         """
         return name == self.name or (not self._name and name in map(self._names, self.image.files()))
+
+    def rested(self) -> tuple[Stamp, ...] | None:
+        """The stamp, if it is old enough already that any later write changes it; None otherwise."""
+        stamp = self.stamp()
+        return stamp if stamp is not None and time.time_ns() - _newest(stamp) > TICK_NS else None
 
     def stamp(self) -> tuple[Stamp, ...] | None:
         """Its files' identity and times; None where it has none (a device, another program's image)."""
@@ -86,7 +91,7 @@ class Source:
         return all(file_system(path) in TRUSTED_MAGIC.values() for path in self.image.files())
 
     def close(self) -> None:
-        if self._owned:
+        if self.by_path:
             self.image.close()
 
 

@@ -1,42 +1,52 @@
-"""What names the blocks that may have changed: an extent list from elsewhere, or a VHDX's own parent link.
-
-A tracker is never trusted blindly (DESIGN D7): what it cannot know means a scan, and each cycle hashes some blocks that
-it did not name. One of those that differs unmasks it, and everything is scanned.
-"""
+"""The blocks that a tracker names, as runs, and lists of extents from elsewhere."""
 
 from __future__ import annotations
 
 import json
-import random
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from secondsite.engine import errors, kernel
 from secondsite.engine.blockmap import BlockMap
-from secondsite.engine.images import Image, ShortImage
-from secondsite.engine.source import Noted, Source
+from secondsite.engine.images import Image
 
 # A list of a million extents has some 50 MB; what is much larger is not such a list.
 MAX_LIST_BYTES = 512 << 20
-SAMPLED_BLOCKS = 64
 # As this program, Hyper-V's QueryChangesVirtualDisk and vSphere's QueryChangedDiskAreas call them.
 _STARTS = ("offset", "start", "byteoffset")
 _LENGTHS = ("length", "bytelength")
 _LISTS = ("extents", "ranges", "changedarea", "changed")
 
 
-class Marked:
-    """The named blocks as runs, ascending and apart. `tracker` is what named them."""
+class Looked(NamedTuple):
+    """So many unnamed blocks were looked at; `wrong` is the offset of one that had changed all the same."""
 
-    def __init__(self, tracker: str, ranges: Iterable[tuple[int, int]], size: int, block_size: int) -> None:
-        self.tracker, self.size, self.block_size = tracker, size, block_size
+    blocks: int
+    wrong: int | None
+
+
+class Marked:
+    """The named blocks as runs, ascending and apart.
+
+    `ranges` are bytes, ascending and inside the disk of `size` bytes, or it raises ValueError. Where the disk had
+    another size before, all from the last byte that both have is named, whatever the ranges say.
+    """
+
+    def __init__(self, ranges: Iterable[tuple[int, int]], size: int, block_size: int, old_size: int) -> None:
+        self.size, self.block_size = size, block_size
         self.firsts, self.ends = array("Q"), array("Q")
-        for first, end in _runs(ranges, block_size):
+        for first, end in _runs(_with_tail(_sound(ranges, size), old_size, size), block_size):
             self.firsts.append(first)
             self.ends.append(end)
+        self.blocks = sum(self.ends) - sum(self.firsts)
+
+    @property
+    def total(self) -> int:
+        """Blocks of the disk."""
+        return -(-self.size // self.block_size)
 
     def runs(self) -> Iterator[tuple[int, int]]:
         """Pairs (first block, block behind the last)."""
@@ -46,19 +56,40 @@ class Marked:
         at = bisect_right(self.firsts, block)
         return at > 0 and block < self.ends[at - 1]
 
-    def unmasked(self, image: Image, previous: BlockMap, seed: int, count: int, chance: random.Random) -> int | None:
-        """Hash up to `count` random blocks that are not named; the offset of one that differs all the same, or None."""
-        total = -(-self.size // self.block_size)
-        for _ in range(min(count, total)):
-            block = chance.randrange(total)
-            if block in self:
+    def look(self, image: Image, previous: BlockMap, seed: int, drawn: Iterable[int], count: int) -> Looked:
+        """Hash up to `count` of the drawn blocks that are not named, until one differs all the same."""
+        looked = 0
+        for block in drawn:
+            if looked == count:
+                break
+            if block >= self.total or block in self:
                 continue
+            looked += 1
             offset = block * self.block_size
             data = image.read(offset, min(self.block_size, self.size - offset))
             digest = bytes(16) if kernel.scan.is_zero(data) else kernel.scan.hash_block(data, seed)
             if digest != previous.load_hashes(array("Q", (block,)), 1):
-                return offset
-        return None
+                return Looked(looked, offset)
+        return Looked(looked, None)
+
+
+def _sound(ranges: Iterable[tuple[int, int]], size: int) -> Iterator[tuple[int, int]]:
+    at = 0
+    for start, length in ranges:
+        if start < at or length < 0 or start + length > size:
+            raise ValueError(f"{length} bytes at {start} of {size} are no range behind the one before")
+        if length:
+            yield start, length
+        at = start
+
+
+def _with_tail(ranges: Iterable[tuple[int, int]], old_size: int, size: int) -> Iterator[tuple[int, int]]:
+    tail = max(min(old_size, size) - 1, 0) if old_size != size else size
+    for start, length in ranges:
+        if start < tail:
+            yield start, min(length, tail - start)
+    if tail < size:
+        yield tail, size - tail
 
 
 def _runs(ranges: Iterable[tuple[int, int]], block_size: int) -> Iterator[tuple[int, int]]:
@@ -74,39 +105,6 @@ def _runs(ranges: Iterable[tuple[int, int]], block_size: int) -> Iterator[tuple[
         first, end = low, high
     if end > first:
         yield first, end
-
-
-def find(origin: Source, noted: Noted | None, size: int, block_size: int, changed: str | None) -> Marked | None:
-    """The marked blocks of a source since it was noted, or None where only a scan can tell.
-
-    `changed` is a file with an extent list, which the user answers for.
-    """
-    if changed is not None:
-        return Marked("changed", read_list(changed, size), size, block_size)
-    layers = _since_parent(origin, noted)
-    if layers is None:
-        return None
-    return Marked("vhdx", layers, size, block_size)
-
-
-def _since_parent(origin: Source, noted: Noted | None) -> Iterator[tuple[int, int]] | None:
-    """What the child files of a VHDX hold, where the parent that was replicated has not been touched since.
-
-    The parent's DataWriteGuid alone does not tell: a running machine writes on under the same one. Its file's times do.
-    """
-    if origin.format != "vhdx" or noted is None or not origin.trusted():
-        return None
-    from secondsite.engine.images.vhdx import VhdxImage
-
-    image = origin.image
-    if not isinstance(image, VhdxImage):
-        return None
-    stamps = image.stamps()
-    # The files that were noted are those below the ones that are new.
-    above = len(stamps) - len(noted.stamp)
-    if above < 1 or list(stamps[above:]) != noted.stamp:
-        return None
-    return image.changed_above(above)
 
 
 def read_list(path: str, size: int) -> list[tuple[int, int]]:
@@ -138,14 +136,3 @@ def _extent(entry: Any, number: int, size: int, path: str) -> tuple[int, int]:
         wrong = f"entry {number} is no range inside the {size} bytes of the disk: {entry!r:.100}"
         raise errors.Damaged(wrong, path=path)
     return start, length
-
-
-def check(marked: Marked, image: Image, previous: BlockMap, seed: int) -> str | None:
-    """Does a sample of the unnamed blocks bear the tracker out? What is wrong, or None."""
-    try:
-        offset = marked.unmasked(image, previous, seed, SAMPLED_BLOCKS, random.SystemRandom())
-    except ShortImage:
-        return None  # the scan will meet it too, and say it better
-    if offset is None:
-        return None
-    return f"{image.path}: the bytes at {offset} changed, which tracker {marked.tracker!r} did not name; all is scanned"

@@ -17,15 +17,17 @@ from secondsite.engine.replica.point import Point
 class Mending:
     """A context with two maps. `previous`: what the head holds, to scan against; None before the first generation.
     `logical`: what it should hold, the head's own map, open for writing. They are one, unless this is a resync.
+    `lazily`: pages of a map are checked only when they are read, which is for cycles that read few of them.
     `sealed`: does `logical` have the seal of the newest point? Only then can a cycle without changes end without a
     new generation.
     """
 
     def __init__(
-        self, replica: Replica, old: Point | None, resync: bool, workers: int, monitor: Monitor
-    ) -> None:
+        self, replica: Replica, old: Point | None, resync: bool, workers: int, monitor: Monitor, *,
+        lazily: bool = False,
+    ) -> None:  # fmt: skip
         self.replica, self.old, self.resync = replica, old, resync
-        self.workers, self.monitor = workers, monitor
+        self.workers, self.monitor, self.lazily = workers, monitor, lazily
         self.previous: BlockMap | None = None
         self._logical: BlockMap | None = None
         self.sealed = True
@@ -72,7 +74,7 @@ class Mending:
                 path=self.replica.layout.head,
             )
         try:
-            self._logical = open_checked(self.replica, old)
+            self._logical = open_checked(self.replica, old, lazily=self.lazily)
         except errors.Damaged as error:
             with self._hash_head(old) as held:
                 if held.seal().hex() != old.seal:
@@ -143,14 +145,15 @@ def _doubt(previous: BlockMap, logical: BlockMap) -> None:
             previous.store(blocks, b"\xff" * 16 * len(blocks), len(blocks))
 
 
-def open_checked(replica: Replica, old: Point) -> BlockMap:
-    """The head's map, every page read and its seal compared with the newest point's. Raises Damaged.
+def open_checked(replica: Replica, old: Point, *, lazily: bool = False) -> BlockMap:
+    """The head's map, its seal compared with the newest point's and, unless `lazily`, every page read. Raises Damaged.
 
-    This reads one byte for every 4,096 of the image's data; a scan is about to read all of those.
+    That reads one byte for every 4,096 of the image's data; a scan is about to read all of those.
     """
     found = replica.open_map(replica.layout.head_map, "rw")
     try:
-        found.check()
+        if not lazily:
+            found.check()
         if found.image_size != old.virtual_bytes or found.seal().hex() != old.seal:
             raise errors.Damaged(f"it does not have the seal of point {old.name}", path=found.path)
         return found

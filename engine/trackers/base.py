@@ -6,7 +6,10 @@ every tracker by tests/conformance/test_tracker.py.
 
 * A byte that differs between the cut before, acknowledged as `have`, and this one lies in a range of `changed`.
 * What is marked is forgotten on `acknowledge` alone; after `give_back` the next cut names it again.
-* A tracker that does not know says so (None), and everything is read. It never raises for that.
+* A tracker that does not know says so (None), and everything is read. It never raises for that. Without `have`, and
+  with one that it did not acknowledge, it does not know.
+* The cut's image has the size that the disk had at its instant; what another size adds or ends is named, or unknown.
+* Read are the changed ranges (all of the image where unknown) and the sample: the rest of a cut need not be kept.
 * While a cut is open no second one begins (Refused). Ending a cut twice does nothing.
 """
 

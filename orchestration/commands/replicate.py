@@ -36,8 +36,13 @@ if TYPE_CHECKING:
 @click.option("--resync", is_flag=True, help="Trust no block map: hash both sides, mend what is damaged.")
 @click.option("--trust-mtime", is_flag=True, help="Skip the scan where the file's times say that it is unchanged.")
 @click.option(
-    "--tracker", type=click.Choice(["auto", "scan"]), default="auto", show_default=True,
-    help="auto asks the source's format what changed; scan reads all of it.",
+    "--tracker", metavar="NAME", default="auto", show_default=True,
+    help="What follows the source: scan reads all of it, clone keeps a clone beside it, vhdx asks a checkpoint; auto "
+    "chooses and says which.",
+)  # fmt: skip
+@click.option(
+    "--distrust", type=int, metavar="N", default=64, show_default=True,
+    help="Look at N blocks that the tracker did not name.",
 )  # fmt: skip
 @click.option("--changed", metavar="FILE", help="A JSON list of changed extents (offset, length): only they are read.")
 @click.option(

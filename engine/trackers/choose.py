@@ -1,0 +1,102 @@
+"""Which tracker a cycle has: the one that was named, or for `auto` the first that can follow this source.
+
+A new kind adds itself twice: to NAMED, what `--tracker NAME` makes, and to AUTO, where a finder answers for a source
+with a tracker, or with None, and so costs every cycle of every source what it looks at. Both import it only when they
+are called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from secondsite.engine import errors
+from secondsite.engine.images.raw import RawImage
+from secondsite.engine.replica.directory import Replica
+from secondsite.engine.source import Source
+from secondsite.engine.trackers.base import Tracker
+from secondsite.engine.trackers.scan import ListTracker, ScanTracker, VhdxTracker
+
+
+class Asked(NamedTuple):
+    """A cycle that needs a tracker. `origin.by_path` says whether the source is a file or device, or a URL, at
+    `origin.path`, and not another program's Image.
+    """
+
+    origin: Source
+    replica: Replica
+    allow_parent_path: Sequence[str] = ()
+
+
+class Chosen(NamedTuple):
+    """A tracker, whether the cycle closes it, and in a few words why it is this one."""
+
+    tracker: Tracker
+    ours: bool
+    why: str
+
+
+def _scan(asked: Asked) -> Tracker:
+    return ScanTracker(asked.origin)
+
+
+def _vhdx(asked: Asked) -> Tracker:
+    return VhdxTracker(asked.origin, asked.replica)
+
+
+def _clone(asked: Asked) -> Tracker:
+    from secondsite.engine.trackers.clone import CloneTracker
+
+    origin = asked.origin
+    if not origin.by_path:
+        raise errors.Usage("only an image file can be tracked by clones", path=origin.path)
+    return CloneTracker(
+        origin.path, asked.replica.identity.replica_id.hex(), format=origin.format,
+        allow_parent_path=asked.allow_parent_path,
+    )  # fmt: skip
+
+
+def _find_clone(asked: Asked) -> Chosen | None:
+    """Raw images alone: of a container in a clone nothing tells what changed on its disk."""
+    origin = asked.origin
+    if not origin.by_path or not isinstance(origin.image, RawImage) or origin.image.device:
+        return None
+    from secondsite.engine.trackers.clone import supported
+
+    if supported(origin.path) is not None:
+        return None
+    return Chosen(_clone(asked), True, "its file system clones files")
+
+
+def _find_vhdx(asked: Asked) -> Chosen | None:
+    if asked.origin.format != "vhdx":
+        return None
+    return Chosen(_vhdx(asked), True, "a VHDX knows its checkpoints")
+
+
+NAMED: dict[str, Callable[[Asked], Tracker]] = {"scan": _scan, "clone": _clone, "vhdx": _vhdx}
+# In this order.
+AUTO: tuple[Callable[[Asked], Chosen | None], ...] = (_find_clone, _find_vhdx)
+
+
+def check_name(name: str) -> None:
+    """Raises Usage for what is no tracker."""
+    if name != "auto" and name not in NAMED:
+        raise errors.Usage(f"tracker is {', '.join(('auto', *NAMED))}, not {name!r}")
+
+
+def choose(wish: str | Tracker, asked: Asked, changed: str | None = None) -> Chosen:
+    """The tracker of a cycle. Raises Usage and Refused where the one that was named cannot follow this source."""
+    if isinstance(wish, Tracker):
+        return Chosen(wish, False, "it was given")
+    if wish == "scan":
+        return Chosen(_scan(asked), True, "it was asked for")
+    if changed is not None:
+        return Chosen(ListTracker(asked.origin, asked.replica, changed), True, "a list was given")
+    if wish != "auto":
+        return Chosen(NAMED[wish](asked), True, "it was asked for")
+    for find in AUTO:
+        found = find(asked)
+        if found is not None:
+            return found
+    return Chosen(_scan(asked), True, "nothing follows this source")

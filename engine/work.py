@@ -1,0 +1,88 @@
+"""What a cycle writes, begun at its first change: an unchanged source touches nothing."""
+
+from __future__ import annotations
+
+import datetime
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from secondsite.engine import distrust, errors, scan
+from secondsite.engine.batch import Batch
+from secondsite.engine.replica.cycle import Cycle, InPlace, Next
+from secondsite.engine.replica.directory import Replica
+from secondsite.engine.replica.mend import Mending
+from secondsite.engine.replica.point import Point, format_time
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to make a cycle; see `replicate`."""
+
+    codec: tuple[int, int]
+    history: str
+    resync: bool
+    trust_mtime: bool
+    workers: int
+    clock: Callable[[], datetime.datetime]
+    distrust: int = distrust.SAMPLED_BLOCKS
+
+
+class Work:
+    """The cycle behind a scan, begun at its first change, so that an unchanged source touches nothing."""
+
+    def __init__(
+        self, replica: Replica, old: Point | None, size: int, options: Options, mending: Mending
+    ) -> None:
+        self.replica, self.old, self.size, self.options, self.mending = replica, old, size, options, mending
+        # A container cannot be made smaller again, so a size that changed is a new container.
+        self.fresh = old is None or (replica.layout.kind != "raw" and size != old.virtual_bytes)
+        self.tracker = "scan"
+        self.cycle: Cycle | None = None
+        self._lock = threading.Lock()
+
+    def put(self, batch: Batch, worker: int) -> None:
+        self._begin().put(batch, worker)
+
+    def _begin(self) -> Cycle:
+        with self._lock:
+            if self.cycle is None:
+                self.cycle = self._make()
+            return self.cycle
+
+    def _make(self) -> Cycle:
+        replica, old, options = self.replica, self.old, self.options
+        if old is None or self.fresh:
+            return Next(replica, old, self.size, fresh=True)
+        if options.history != "undo" and not options.resync:
+            cloned = Next.from_clone(replica, old, self.size)
+            if cloned is not None:
+                return cloned
+            if options.history == "clone":
+                raise errors.Refused("this file system cannot clone files", path=replica.layout.root)
+        return InPlace(replica, old, self.size, self.mending.logical, options.codec, mend=options.resync)
+
+    def finish(self, tally: scan.Tally, moment: datetime.datetime) -> tuple[str, Point, str]:
+        """Commit, where there is anything to: the kind, the newest point, and how the one before it is kept."""
+        old, resync, history = self.old, self.options.resync, self.replica.identity.history
+        same_size = old is not None and self.size == old.virtual_bytes
+        if self.cycle is None and old is not None and same_size and self.mending.sealed:
+            return "resync" if resync else "unchanged", old, history
+        cycle = self._begin()
+        if isinstance(cycle, InPlace):
+            history = "undo"
+            if resync and old is not None and same_size and not cycle.kept and self.mending.sealed:
+                cycle.discard()
+                return "resync", old, history
+        kind = "initial" if old is None else "resync" if resync else "delta"
+        point = Point(
+            cycle.generation, format_time(moment), self.size, cycle.seal(), kind, self.tracker, tally.read_bytes,
+            tally.changed_bytes, tally.sent_bytes, self.replica.identity.epoch,
+            self.replica.identity.replica_id.hex(),
+        )  # fmt: skip
+        cycle.commit(point)
+        return kind, point, history
+
+    def abort(self) -> None:
+        if self.cycle is not None:
+            self.cycle.abort()
