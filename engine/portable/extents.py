@@ -52,6 +52,8 @@ def fiemap(fd: int, size: int, limit: int = MAX_EXTENTS) -> tuple[array[int], ar
 
 
 def _ask(fd: int, start: int, length: int) -> npt.NDArray[Any]:
+    if fd < 0:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))  # ioctl would raise ValueError
     buffer = bytearray(_HEAD.size + _BATCH * _EXTENT.itemsize)
     _HEAD.pack_into(buffer, 0, start, length, _SYNC, 0, _BATCH, 0)
     if fcntl.ioctl(fd, _FIEMAP, buffer):

@@ -148,6 +148,19 @@ def test_arguments_that_do_not_fit(extents):
         extents.fiemap(-1, 8)
 
 
+def written(found):
+    """(start, length) of the extents that hold data, those that touch joined."""
+    joined = []
+    for start, _, length, flags in zip(*found, strict=True):
+        if flags & UNWRITTEN:
+            continue
+        if joined and sum(joined[-1]) == start:
+            joined[-1] = (joined[-1][0], joined[-1][1] + length)
+        else:
+            joined.append((start, length))
+    return joined
+
+
 @pytest.mark.needs("xfs")
 def test_the_map_of_a_real_file(xfs_dir, extents):
     """Every second block of more extents than one call of the kernel gives; without a flush before."""
@@ -159,14 +172,17 @@ def test_the_map_of_a_real_file(xfs_dir, extents):
         file.truncate(size)
         found = extents.fiemap(file.fileno(), size)
         assert [column.typecode for column in found] == ["Q", "Q", "Q", "I"]
-        assert {at // 4096 for at in expand((found[0], found[2]))[::4096]} >= set(range(0, 2 * blocks, 2))
+        # XFS may have allocated ahead, between the blocks too; what it has not written it says to be so.
         assert not any(flags & ~(LAST | UNWRITTEN) for flags in found[3])
-        assert len(set(found[1])) == len(found[1]) > 4096 * 2
-        assert len(extents.fiemap(file.fileno(), 8192 * 100)[0]) == 100
+        assert written(found) == [(8192 * block, 4096) for block in range(blocks)]
+        assert len(set(found[1])) == len(found[1])
+        assert written(extents.fiemap(file.fileno(), 8192 * 100)) == [(8192 * block, 4096) for block in range(100)]
         short = extents.fiemap(file.fileno(), size, 5000)
         assert len(short[0]) == 5001
         assert (short[1][-1], short[3][-1], short[0][-1] + short[2][-1]) == (0, UNKNOWN, size)
-        assert expand(extents.changed(short, found, size, size))[:1] == [short[0][-1]]
+        assert [list(column) for column in extents.changed(short, found, size, size)] == [
+            [short[0][-1]], [size - short[0][-1]]
+        ]  # fmt: skip
         assert [column[:5000] for column in short] == [column[:5000] for column in found]
         assert extents.fiemap(file.fileno(), 0) == flat([])
         assert part("native").fiemap(file.fileno(), size) == part("portable").fiemap(file.fileno(), size)
