@@ -202,6 +202,14 @@ def xfs_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
+def btrfs_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The same with a Btrfs."""
+    require("btrfs")
+    with mounted(tmp_path_factory.mktemp("btrfs") / "disk", 2048 * MIB, "mkfs.btrfs", "-q") as where:
+        yield where
+
+
+@pytest.fixture(scope="session")
 def samples() -> Path:
     """The folder of sample images of other tools. It lies beside the repository, and not everybody has it."""
     folder = ROOT.parent / "shared" / "samples"

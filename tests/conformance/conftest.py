@@ -6,6 +6,7 @@ import contextlib
 import random
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from secondsite.engine.files.memory import MemoryFiles
 from secondsite.engine.images import Image, RawImage
 from secondsite.engine.images.failing import FailingImage, Faults
 from secondsite.engine.images.memory import MemoryImage
+
+sys.path.insert(0, str(Path(__file__).parent))  # for trackerkit
 
 Make = Callable[[bytes], Image]
 
