@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from secondsite.engine.inspection import check_image, image_map, info, points
     from secondsite.engine.maintain import open_point, prune, raise_epoch
     from secondsite.engine.progress import Progress
+    from secondsite.engine.qemu.machine import Qemu
     from secondsite.engine.replication import replicate, replicate_logs
     from secondsite.engine.restoration import restore
     from secondsite.engine.results import (
@@ -53,6 +54,7 @@ _HOME = {
     "prune": "maintain",
     "raise_epoch": "maintain",
     "Progress": "progress",
+    "Qemu": "qemu.machine",
     "export_hrl": "hrl.export",
     "replicate": "replication",
     "replicate_logs": "replication",
@@ -75,7 +77,7 @@ _HOME = {
 
 __all__ = [
     "Converted", "Error", "Extent", "Finding", "Image", "ImageInfo", "MapExtent", "PointInfo", "Progress",
-    "RawImage", "ReplicaInfo", "Replicated", "Restored", "Verified", "check_image", "convert", "create_vhdx",
+    "Qemu", "RawImage", "ReplicaInfo", "Replicated", "Restored", "Verified", "check_image", "convert", "create_vhdx",
     "export_hrl", "image_map", "info", "open_image", "open_point", "points", "prune", "raise_epoch", "replicate",
     "replicate_logs", "restore", "verify",
 ]  # fmt: skip

@@ -17,6 +17,7 @@ from secondsite.engine.files import Files, LocalFiles
 from secondsite.engine.images import Image
 from secondsite.engine.images.raw import real_path
 from secondsite.engine.progress import Monitor, Progress
+from secondsite.engine.qemu.machine import Qemu
 from secondsite.engine.replica import prune
 from secondsite.engine.replica.container import check_format, check_size
 from secondsite.engine.replica.directory import Replica
@@ -50,6 +51,7 @@ def replicate(
     source_format: str | None = None,
     head: str | None = None,
     tracker: str | Tracker = "auto",
+    qemu: Qemu | None = None,
     distrust: int = SAMPLED_BLOCKS,
     changed: str | os.PathLike[str] | None = None,
     allow_parent_path: Sequence[str] = (),
@@ -70,9 +72,9 @@ def replicate(
     its path does not; `accept_source` lets another image take the recorded one's place. `resync` trusts no map and
     mends the head. `trust_mtime` skips the scan of a file that its times call unchanged. `history`: auto, undo or
     clone. `head` is the format of a new replica's head: raw, vhdx or vhd. `tracker` is what follows the source:
-    auto chooses, see engine/trackers/choose.py, or a Tracker, which the caller closes. Each cycle also looks at
-    `distrust` blocks that it did not name. `changed` is a file with an extent list instead of a tracker. For
-    `source_format` and `allow_parent_path` see open_image.
+    auto chooses, see engine/trackers/choose.py, or a Tracker, which the caller closes. `qemu` is the QEMU that has
+    the source open just now. Each cycle also looks at `distrust` blocks that it did not name. `changed` is a file
+    with an extent list instead of a tracker. For `source_format` and `allow_parent_path` see open_image.
 
     Raises Refused, Busy, SourceChanged, Damaged, Unreachable, Full, Cancelled or Usage. Whatever it raises, the
     replica holds every point that it held before.
@@ -90,7 +92,7 @@ def replicate(
         fmt.parse_codec(codec), history, resync, trust_mtime, workers or default_workers(), clock, distrust
     )
     files, root = files or LocalFiles(), os.fspath(replica)
-    origin = _open_source(source, source_id, source_format, allow_parent_path, files, root)
+    origin = _open_source(source, source_id, source_format, allow_parent_path, files, root, qemu)
     try:
         _refuse_inside(origin, root, files)
         opened = _open_or_create(root, files, origin, block_size, head, options)
@@ -98,7 +100,7 @@ def replicate(
             _admit(opened, origin, block_size, head, epoch, accept_source)
             if resync:
                 opened.mend_records()
-            asked = choose.Asked(origin, opened, allow_parent_path)
+            asked = choose.Asked(origin, opened, allow_parent_path, qemu)
             chosen = choose.choose(tracker, asked, None if changed is None else os.fspath(changed))
             result = _run(opened, origin, chosen, options, Monitor(progress, cancel, limit))
             if resync:
@@ -197,12 +199,13 @@ def _open_source(
     allow: Sequence[str],
     files: Files,
     root: str,
+    qemu: Qemu | None,
 ) -> sources.Source:
     """The source, in the format that the replica remembers: a guest may write any signature into a raw disk."""
     layout = Layout(root)
     if format is None and files.size(layout.identity) >= 0 and files.listdir(layout.points):
         format = Replica.open(root, files).identity.source_format
-    return sources.Source(source, name, format=format, allow_parent_path=allow)
+    return sources.Source(source, name, format=format, allow_parent_path=allow, running=qemu is not None)
 
 
 def _refuse_inside(origin: sources.Source, root: str, files: Files) -> None:

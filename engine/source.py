@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from secondsite.engine import errors
-from secondsite.engine.images import Image, Stamp, detect, open_image
+from secondsite.engine.images import Image, Stamp, detect, is_qcow2, open_image
 from secondsite.engine.images.raw import real_path
 from secondsite.engine.replica import record
 from secondsite.engine.replica.directory import Replica
@@ -29,7 +29,10 @@ _OCTAL = re.compile(rb"\\([0-3][0-7][0-7])")
 
 
 class Source:
-    """An image that is read, by path or already open (an embedding program's own); `by_path` says which."""
+    """An image that is read, by path or already open (an embedding program's own); `by_path` says which.
+
+    `running`: a QEMU reads it for us, so that it may be a QCOW2 image too.
+    """
 
     def __init__(
         self,
@@ -38,9 +41,13 @@ class Source:
         *,
         format: str | None = None,
         allow_parent_path: Sequence[str] = (),
+        running: bool = False,
     ) -> None:
         if isinstance(source, Image):
             self.image, self.format = source, "raw"
+        elif running and format in (None, "qcow2") and is_qcow2(source):
+            # QEMU reads it for us; the file tells only whether it stands still.
+            self.image, self.format = open_image(source, format="raw"), "qcow2"
         else:
             self.format = format or detect(source)
             self.image = open_image(source, format=self.format, allow_parent_path=allow_parent_path)

@@ -114,6 +114,18 @@ def packages() -> None:
     run(*pip, "click")
 
 
+def guest() -> None:
+    """The small Linux of tests/guests, made once of packages that apt brings from a mirror."""
+    command("qemu-system-x86_64", "busybox", "apt-get", "dpkg", "ldd", "mke2fs", "debugfs", "e2fsck")
+    sys.path.insert(0, str(ROOT / "tests" / "guests"))
+    import guestkit
+
+    try:
+        guestkit.build()
+    except guestkit.Unavailable as error:
+        raise Lacking(str(error)) from None
+
+
 # Sparse files: mkfs.xfs refuses less than 300 MiB, and writes a few of them.
 MKFS_XFS = ("mkfs.xfs", "-q", "-m", "reflink=1")
 PROBES: dict[str, Callable[[], None]] = {
@@ -124,6 +136,7 @@ PROBES: dict[str, Callable[[], None]] = {
     "e2fsprogs": functools.partial(command, "mke2fs", "debugfs", "e2fsck"),
     "headers": headers,
     "pip": packages,
+    "guest": guest,
 }
 
 

@@ -72,6 +72,12 @@ def detect(path: str | os.PathLike[str], *, option: str = "--source-format") -> 
     raise errors.Usage(f"{what}; say with {option} which it is", path=os.fspath(path))
 
 
+def is_qcow2(path: str | os.PathLike[str]) -> bool:
+    """Whether a file says that it is one, and its name not that it is something else."""
+    found, named = _look(path)
+    return found == "qcow2" and named in (None, "raw")
+
+
 def _look(path: str | os.PathLike[str]) -> tuple[str, str | None]:
     """The format that the bytes of a file say, and the one that its name says, where it says one."""
     with RawImage(path) as image:
@@ -124,6 +130,8 @@ def open_image(
         if mode != "r":
             raise errors.Refused("VMDK images are read, not written", path=name)
         return open_vmdk(name, allow=allow)
+    if chosen == "qcow2":
+        raise errors.Usage("is a QCOW2 image, which only its QEMU reads: name its monitor with --qmp", path=name)
     raise errors.Usage(f"{chosen!r} is no image format; they are {', '.join(FORMATS)}")
 
 

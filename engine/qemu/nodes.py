@@ -25,9 +25,10 @@ class Bitmap(NamedTuple):
 
 
 class Node(NamedTuple):
-    """A node: the disk's name in QEMU, its bytes, and its bitmaps."""
+    """A node: the disk's name in QEMU, what drives it, its bytes, and its bitmaps."""
 
     name: str
+    driver: str
     size: int
     bitmaps: tuple[Bitmap, ...]
 
@@ -108,7 +109,7 @@ def _node(monitor: Monitor, node: Json) -> Node:
     bitmaps = node.get("dirty-bitmaps", [])
     if not isinstance(name, str) or type(size) is not int or not 0 <= size < 1 << 63 or not isinstance(bitmaps, list):
         raise errors.Unreachable("its description of a block node makes no sense", path=monitor.name)
-    return Node(name, size, tuple(_bitmap(entry) for entry in bitmaps if isinstance(entry, dict)))
+    return Node(name, str(node.get("drv")), size, tuple(_bitmap(entry) for entry in bitmaps if isinstance(entry, dict)))
 
 
 def _bitmap(entry: Json) -> Bitmap:

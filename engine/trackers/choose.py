@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from secondsite.engine import errors
 from secondsite.engine.images.raw import RawImage
+from secondsite.engine.qemu.machine import Qemu
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.source import Source
 from secondsite.engine.trackers.base import Tracker
@@ -26,6 +27,7 @@ class Asked(NamedTuple):
     origin: Source
     replica: Replica
     allow_parent_path: Sequence[str] = ()
+    qemu: Qemu | None = None
 
 
 class Chosen(NamedTuple):
@@ -56,6 +58,19 @@ def _clone(asked: Asked) -> Tracker:
     )  # fmt: skip
 
 
+def _qemu(asked: Asked) -> Tracker:
+    from secondsite.engine.trackers.qemu import QemuTracker
+
+    origin = asked.origin
+    if asked.qemu is None or not origin.by_path:
+        raise errors.Usage("QEMU follows the file of a disk, and its monitor has to be named (--qmp)", path=origin.path)
+    return QemuTracker(origin.path, asked.replica.identity.replica_id.hex(), asked.qemu, origin.format)
+
+
+def _find_qemu(asked: Asked) -> Chosen | None:
+    return Chosen(_qemu(asked), True, "its QEMU was named") if asked.qemu else None
+
+
 def _find_clone(asked: Asked) -> Chosen | None:
     """Raw images alone: of a container in a clone nothing tells what changed on its disk."""
     origin = asked.origin
@@ -74,9 +89,9 @@ def _find_vhdx(asked: Asked) -> Chosen | None:
     return Chosen(_vhdx(asked), True, "a VHDX knows its checkpoints")
 
 
-NAMED: dict[str, Callable[[Asked], Tracker]] = {"scan": _scan, "clone": _clone, "vhdx": _vhdx}
+NAMED: dict[str, Callable[[Asked], Tracker]] = {"scan": _scan, "clone": _clone, "vhdx": _vhdx, "qemu": _qemu}
 # In this order.
-AUTO: tuple[Callable[[Asked], Chosen | None], ...] = (_find_clone, _find_vhdx)
+AUTO: tuple[Callable[[Asked], Chosen | None], ...] = (_find_qemu, _find_clone, _find_vhdx)
 
 
 def check_name(name: str) -> None:
@@ -87,6 +102,9 @@ def check_name(name: str) -> None:
 
 def choose(wish: str | Tracker, asked: Asked, changed: str | None = None) -> Chosen:
     """The tracker of a cycle. Raises Usage and Refused where the one that was named cannot follow this source."""
+    if asked.qemu is not None and (wish not in ("auto", "qemu") or changed is not None) and isinstance(wish, str):
+        other = "a list of changes" if changed is not None else f"tracker {wish}"
+        raise errors.Usage(f"{other} would read the file that QEMU writes on", path=asked.origin.path)
     if isinstance(wish, Tracker):
         return Chosen(wish, False, "it was given")
     if wish == "scan":

@@ -24,42 +24,29 @@ from secondsite.engine import errors
 from secondsite.engine.qemu import nodes
 from secondsite.engine.qemu.agent import Freeze, frozen
 from secondsite.engine.qemu.fleece import Fleece, View
+from secondsite.engine.qemu.machine import Qemu
 from secondsite.engine.qemu.qmp import Json, Monitor
 from secondsite.engine.qemu.server import Server
 from secondsite.engine.trackers.base import Cut, Have, Tracker
-from secondsite.engine.units import GIB
 
 NAME = "qemu"
-COPY_LIMIT = 16 * GIB
-"""Bytes of old contents that a cut may keep in a file; a machine that writes more in one cycle costs that cycle."""
+# What drives a disk of our formats in QEMU.
+_DRIVERS = {
+    "raw": {"raw", "file", "host_device"}, "qcow2": {"qcow2"}, "vhdx": {"vhdx"}, "vhd": {"vpc"}, "vmdk": {"vmdk"},
+}  # fmt: skip
 
 
 class QemuTracker(Tracker):
-    """Follows the disk in the file at `path`, or the block node `node`, of the QEMU whose monitor is at `qmp`.
+    """Follows the disk in the file at `path`, of our format `format`, in the QEMU that `qemu` describes.
 
-    `qmp` and `agent` (the guest agent) are sockets' paths or HOST:PORT; `nbd` is the URL of the NBD server in that QEMU
-    where somebody else began one; `folder` takes what is overwritten while a cycle reads, the image's own by default.
     A monitor serves one client at a time, so a connection lasts only as long as a cut.
     """
 
     name = NAME
 
-    def __init__(
-        self,
-        path: str,
-        replica_id: str,
-        qmp: str,
-        *,
-        node: str | None = None,
-        agent: str | None = None,
-        nbd: str | None = None,
-        folder: str | None = None,
-        copy_limit: int = COPY_LIMIT,
-    ) -> None:
-        self.path, self.replica_id, self.qmp = path, replica_id, qmp
-        self.node, self.agent, self.nbd = node, agent, nbd
-        self.folder = folder or os.path.dirname(os.path.realpath(path))
-        self.copy_limit = copy_limit
+    def __init__(self, path: str, replica_id: str, qemu: Qemu, format: str = "raw") -> None:
+        self.path, self.replica_id, self.qemu, self.format = path, replica_id, qemu, format
+        self.folder = qemu.folder or os.path.dirname(os.path.realpath(path))
         self.cut: QemuCut | None = None
 
     def begin(self, have: Have | None, sample: Sequence[tuple[int, int]] = ()) -> QemuCut:
@@ -83,7 +70,7 @@ def begin_together(wanted: Sequence[tuple[QemuTracker, Have | None]]) -> list[Qe
     try:
         for tracker, have in wanted:
             cuts.append(QemuCut(session, tracker, have))
-        session.instant(cuts, first.agent)
+        session.instant(cuts, first.qemu.agent)
         for cut in cuts:
             cut.show()
     except BaseException:
@@ -94,15 +81,25 @@ def begin_together(wanted: Sequence[tuple[QemuTracker, Have | None]]) -> list[Qe
     return cuts
 
 
+def _check_format(tracker: QemuTracker, node: nodes.Node) -> None:
+    """Raises Refused where QEMU shows its guest another disk than we would read from the file without it."""
+    known = set().union(*_DRIVERS.values())
+    if tracker.qemu.node is not None and node.driver not in known:
+        return  # a filter over the disk, which the user named
+    if node.driver not in _DRIVERS.get(tracker.format, ()):
+        text = f"this QEMU reads it as {node.driver!r}, and the source is of format {tracker.format}"
+        raise errors.Refused(text, path=tracker.path)
+
+
 class _Session:
     """The connection of the cuts that began together; it ends with the last of them."""
 
     def __init__(self, tracker: QemuTracker) -> None:
-        self.monitor = Monitor.connect(tracker.qmp)
+        self.monitor = Monitor.connect(tracker.qemu.qmp)
         self.monitor.listen = self._heard
         self.cuts: list[QemuCut] = []
         try:
-            self.server = Server(self.monitor, tracker.folder, tracker.nbd)
+            self.server = Server(self.monitor, tracker.folder, tracker.qemu.nbd)
         except BaseException:
             self.monitor.close()
             raise
@@ -147,7 +144,8 @@ class QemuCut(Cut):
     def __init__(self, session: _Session, tracker: QemuTracker, have: Have | None) -> None:
         super().__init__()
         self._session, self._monitor, self._tracker = session, session.monitor, tracker
-        node = nodes.find(self._monitor, tracker.path, tracker.node)
+        node = nodes.find(self._monitor, tracker.path, tracker.qemu.node)
+        _check_format(tracker, node)
         self.fleece = Fleece(self._monitor, node, tracker.replica_id)
         self._next = self.fleece.part("next")
         self._kept: str | None = None
@@ -156,7 +154,7 @@ class QemuCut(Cut):
         try:
             self._clean()
             self._kept = self._find(have)
-            self.fleece.prepare(tracker.folder, tracker.copy_limit)
+            self.fleece.prepare(tracker.folder, tracker.qemu.copy_limit)
         except BaseException:
             self.give_back()
             raise

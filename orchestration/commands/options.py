@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from secondsite import engine
 from secondsite.engine import units
 
 
@@ -25,6 +26,32 @@ at_option = click.option(
     "--at", metavar="POINT",
     help="A point as `points` prints it, `latest`, or a time (the newest point not after it; UTC unless it says).",
 )  # fmt: skip
+
+
+def qemu_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The running QEMU that has the source open."""
+    for option in reversed((
+        click.option("--qmp", metavar="SOCKET", help="Monitor of the QEMU that has SOURCE open: a path or HOST:PORT."),
+        click.option("--qmp-node", metavar="NODE", help="The disk's block node, where the file does not tell which."),
+        click.option("--qmp-nbd", metavar="URL", help="An NBD server that runs in that QEMU already."),
+        click.option("--guest-agent", metavar="SOCKET", help="Freeze the guest's file systems around the cut with it."),
+        click.option("--qmp-copies", metavar="DIR",
+                     help="Where old contents of what it writes are kept.  [default: beside SOURCE]"),
+        click.option("--qmp-copy-limit", type=SIZE, help="How much of them, at most.  [default: 16G]"),
+    )):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def qemu_of(options: dict[str, Any]) -> dict[str, Any]:
+    """The options, with what qemu_options gave as one `qemu`. Raises UsageError for such without --qmp."""
+    qmp = options.pop("qmp")
+    names = {"node": "qmp_node", "nbd": "qmp_nbd", "agent": "guest_agent", "folder": "qmp_copies",
+             "copy_limit": "qmp_copy_limit"}  # fmt: skip
+    given = {field: value for field, name in names.items() if (value := options.pop(name)) is not None}
+    if given and qmp is None:
+        raise click.UsageError(f"--{names[next(iter(given))].replace('_', '-')} is for the QEMU that --qmp names")
+    return {**options, "qemu": engine.Qemu(qmp, **given)} if qmp is not None else options
 
 
 def parents_option(whose: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -10,7 +10,7 @@ import click
 from secondsite import engine
 from secondsite.engine.units import format_size
 from secondsite.orchestration import output
-from secondsite.orchestration.commands.options import SIZE, image_options, json_option
+from secondsite.orchestration.commands.options import SIZE, image_options, json_option, qemu_of, qemu_options
 
 if TYPE_CHECKING:
     from secondsite.engine import Replicated
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     "--distrust", type=int, metavar="N", default=64, show_default=True,
     help="Look at N blocks that the tracker did not name.",
 )  # fmt: skip
+@qemu_options
 @click.option("--changed", metavar="FILE", help="A JSON list of changed extents (offset, length): only they are read.")
 @click.option(
     "--history", type=click.Choice(["auto", "undo", "clone"]), default="auto", show_default=True,
@@ -59,11 +60,13 @@ def command(
 
     The first time all of SOURCE is copied; afterwards it is read, and what changed moves. Each cycle that changed
     something makes a recovery point. SOURCE is a raw, VHDX, VHD or VMDK file or a block device that nobody writes
-    meanwhile: a file that changes while it is read is read again, and after three tries refused.
+    meanwhile: a file that changes while it is read is read again, and after three tries refused. With --qmp it is the
+    disk of a machine that runs in QEMU, which may write.
 
     \b
     secondsite replicate vm.raw /backup/vm --keep 48
     secondsite replicate /dev/vg0/vm /backup/vm --limit 100M
+    secondsite replicate vm.qcow2 /backup/vm --qmp /run/vm.qmp --guest-agent /run/vm.agent
     secondsite replicate --hrl vm-1.hrl vm-2.hrl /backup/vm
     """
     if not hrl and len(sources) != 1:
@@ -73,7 +76,7 @@ def command(
         if hrl:
             done = engine.replicate_logs(sources, replica, **_for_logs(options), **common)
         else:
-            done = engine.replicate(sources[0], replica, **options, **common)
+            done = engine.replicate(sources[0], replica, **qemu_of(options), **common)
     output.warn(done.warnings)
     if as_json:
         output.print_json(asdict(done))

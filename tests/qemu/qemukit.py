@@ -13,6 +13,7 @@ from typing import Any
 
 from secondsite.engine.images.nbd import NbdImage
 from secondsite.engine.nbd.url import NbdUrl
+from secondsite.engine.qemu.machine import Qemu
 from secondsite.engine.qemu.qmp import Monitor
 from secondsite.engine.trackers.base import Have
 from secondsite.engine.trackers.qemu import QemuTracker
@@ -81,7 +82,7 @@ class Daemon:
 
     def tracker(self, number: int = 0, replica_id: str | None = None, **options: Any) -> QemuTracker:
         name = replica_id or f"{number}{REPLICA[1:]}"
-        return QemuTracker(str(self.paths[number]), name, str(self.socket), **options)
+        return QemuTracker(str(self.paths[number]), name, Qemu(str(self.socket), **options))
 
     def added(self) -> list[str]:
         """What of ours is in it, bitmaps aside."""

@@ -16,6 +16,7 @@ from qemukit import MIB, Daemon, ScriptedAgent, have
 
 from secondsite.engine import errors
 from secondsite.engine.images import Image
+from secondsite.engine.qemu.machine import Qemu
 from secondsite.engine.trackers.base import Have
 from secondsite.engine.trackers.qemu import QemuCut, QemuTracker, begin_together
 
@@ -204,10 +205,11 @@ def test_no_room_at_all_is_said(daemon: Start) -> None:
 
 KILLED = """
 import sys, time
+from secondsite.engine.qemu.machine import Qemu
 from secondsite.engine.trackers.base import Have
 from secondsite.engine.trackers.qemu import QemuTracker
 path, replica, qmp, seal = sys.argv[1:]
-cut = QemuTracker(path, replica, qmp).begin(Have(replica, 1, seal))
+cut = QemuTracker(path, replica, Qemu(qmp)).begin(Have(replica, 1, seal))
 list(cut.changed())
 print("open", flush=True)
 time.sleep(60)
@@ -344,12 +346,12 @@ def test_which_node_is_the_disk(daemon: Start, tmp_path: Path) -> None:
     made = daemon(MIB)
     link = tmp_path / "link.raw"
     link.symlink_to(made.paths[0])
-    tracker = QemuTracker(str(link), "ab" * 16, str(made.socket))
+    tracker = QemuTracker(str(link), "ab" * 16, Qemu(str(made.socket)))
     tracker.begin(None).give_back()
     elsewhere = tmp_path / "elsewhere.raw"
     elsewhere.write_bytes(b"")
     with pytest.raises(errors.Refused, match=r"this QEMU does not have .*elsewhere\.raw open"):
-        QemuTracker(str(elsewhere), "ab" * 16, str(made.socket)).begin(None)
+        QemuTracker(str(elsewhere), "ab" * 16, Qemu(str(made.socket))).begin(None)
     made.other.run("block-export-del", {"id": "front0", "mode": "hard"})
     with pytest.raises(errors.Refused, match="no device of this machine writes to this file: disk0, file0"):
         made.tracker().begin(None)
