@@ -36,6 +36,7 @@ class Outcome(NamedTuple):
     sampled: int = 0
     stall_seconds: float | None = None
     application: bool = False
+    kept_bytes: int = 0
 
     def caught(self) -> float | None:
         """The probability of distrust.caught, for cycles like this; None where nothing changed, or all was read."""
@@ -153,7 +154,8 @@ class _Job:
             work.abort()
             raise
         return Outcome(
-            kind, point, tally, history, cut.tracker, marked, sampled, cut.stall_seconds, cut.application
+            kind, point, tally, history, cut.tracker, marked, sampled, cut.stall_seconds, cut.application,
+            cut.kept_bytes,
         )  # fmt: skip
 
     def _check_size(self, size: int) -> None:

@@ -11,8 +11,12 @@ from secondsite.engine.images import Image, open_image
 from secondsite.engine.images.formats import describe
 from secondsite.engine.replica import chain
 from secondsite.engine.replica.directory import Replica
+from secondsite.engine.replica.identity import Identity
 from secondsite.engine.replica.point import Point
 from secondsite.engine.results import Finding, ImageInfo, MapExtent, PointInfo, ReplicaInfo
+from secondsite.engine.source import place
+from secondsite.engine.trackers import clonefile
+from secondsite.engine.units import format_size
 
 
 def points(
@@ -94,6 +98,7 @@ def replica_info(replica: Replica) -> ReplicaInfo:
         for name in files.listdir(folder)
         if name.endswith((".undo", ".json", ".map"))
     )
+    clones = _clones(identity)
     return ReplicaInfo(
         kind="replica",
         head=os.path.abspath(layout.head) if newest else None,
@@ -108,7 +113,27 @@ def replica_info(replica: Replica) -> ReplicaInfo:
         time=newest.time if newest else None,
         stored_bytes=stored,
         warnings=[*replica.warnings, *replica.unreadable.values()],
+        clones=clones,
+        clone_bytes=sum(map(clonefile.alone, clones)),
     )
+
+
+def _clones(identity: Identity) -> list[str]:
+    """Clones of the source that the clone tracker keeps for this replica; none where it lies elsewhere."""
+    path = identity.source.partition(":")[2]
+    if identity.source != place(path):
+        return []
+    return clonefile.Spot.of(path, identity.replica_id.hex()).kept()
+
+
+def _clone_notes(image: Image) -> list[str]:
+    if image.stamps() is None:
+        return []
+    told = "that only it holds; remove it where its replica is gone"
+    return [
+        f"kept clone {path}: {format_size(clonefile.alone(path))} {told}"
+        for path in clonefile.kept_of_all(image.path)
+    ]
 
 
 def image_info(
@@ -120,7 +145,8 @@ def image_info(
         return ImageInfo(
             "image", os.fspath(path), facts.format, facts.subformat, facts.virtual_bytes, facts.allocated_bytes,
             facts.block_size, facts.logical_sector, facts.log,
-            [(parent.path, parent.identifier) for parent in facts.parents], dict(facts.identifiers), list(facts.notes),
+            [(parent.path, parent.identifier) for parent in facts.parents], dict(facts.identifiers),
+            [*facts.notes, *_clone_notes(image)],
         )  # fmt: skip
 
 

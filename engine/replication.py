@@ -179,7 +179,7 @@ def _result(result: Outcome, replica: Replica, began: float, pruned: int, why: s
         result.kind, point.generation, point.name, result.tracker, point.virtual_bytes, tally.read_bytes,
         tally.changed_bytes, tally.sent_bytes, time.monotonic() - began, result.history, pruned, replica.warnings,
         why, result.marked is None and result.tracker != "mtime", result.sampled, result.caught(),
-        result.stall_seconds, result.application,
+        result.stall_seconds, result.application, result.kept_bytes,
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ class Replicated:
     read. `sampled` blocks that it did not name were looked at, and `caught` is the probability with which a tracker
     that hides 0.1 % of the changes is caught within 100 cycles like this one, see distrust.caught (None where nothing
     changed, or all was read). The source's writer may have stood still for `stall_seconds` (None: nothing stopped it).
-    `application`: file systems or databases were at rest.
+    `application`: file systems or databases were at rest. `kept_bytes`: what the tracking had taken beside the source.
     """
 
     kind: str
@@ -37,6 +37,7 @@ class Replicated:
     caught: float | None = None
     stall_seconds: float | None = None
     application: bool = False
+    kept_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,9 @@ class PointInfo:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaInfo:
-    """`head` is the path of the plain image; None before the first point."""
+    """`head` is the path of the plain image; None before the first point. `clones` of the source, which the clone
+    tracker keeps beside it, hold `clone_bytes` that no other file does.
+    """
 
     kind: str
     head: str | None
@@ -70,6 +73,8 @@ class ReplicaInfo:
     time: str | None
     stored_bytes: int
     warnings: list[str] = field(default_factory=list)
+    clones: list[str] = field(default_factory=list)
+    clone_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +133,8 @@ class Converted:
 @dataclass(frozen=True, slots=True)
 class Verified:
     """`bad`: ranges of the head (or of the point, or of the source) that differ. `damaged`: points that would not
-    restore whole, with what is wrong."""
+    restore whole, with what is wrong. `against`: what stood for the source, `kept clone` (of the moment of the point),
+    `clone` (of now) or `image`; None where there was no source."""
 
     ok: bool
     point: str
@@ -137,6 +143,7 @@ class Verified:
     damaged: dict[str, str]
     seconds: float
     warnings: list[str] = field(default_factory=list)
+    against: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

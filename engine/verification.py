@@ -11,7 +11,8 @@ from secondsite.engine import errors, kernel, scan
 from secondsite.engine.blockmap import PAGE_BLOCKS, BlockMap
 from secondsite.engine.delta.reader import Frame
 from secondsite.engine.files import Files
-from secondsite.engine.images import Image, open_image
+from secondsite.engine.frozen import compare_source
+from secondsite.engine.images import Image
 from secondsite.engine.progress import Monitor, Progress
 from secondsite.engine.replica import chain as chains
 from secondsite.engine.replica.directory import Replica
@@ -19,7 +20,6 @@ from secondsite.engine.replica.point import Point
 from secondsite.engine.replica.recovery import store_frame
 from secondsite.engine.replica.view import PointView, base_map, point_map
 from secondsite.engine.results import Verified
-from secondsite.engine.source import place
 from secondsite.engine.workers import default_workers
 
 
@@ -39,8 +39,9 @@ def verify(
 
     Without `at` and `source`: the head against its block map and that against the seal, every undo delta and every
     point's map against its seal. With `at`: the contents that a restore of that point would give. With `source`: that
-    image, which must not change meanwhile, against the newest point or `at`; it is read in the format that the replica
-    remembers where it is the source, and for others see open_image for `source_format` and `allow_parent_path`.
+    image against the newest point or `at`, or the clone of it that was kept when that point was made, see frozen.py; it
+    is read in the format that the replica remembers where it is the source, and for others see open_image for
+    `source_format` and `allow_parent_path`. Raises SourceChanged where it differs and was written meanwhile.
     """
     began = time.monotonic()
     opened = Replica.open(os.fspath(replica), files)
@@ -48,6 +49,7 @@ def verify(
     workers = workers or default_workers()
     bad: list[scan.Range]
     damaged: dict[int, str]
+    against: str | None = None
     with opened.reading(proving=True):
         points = opened.points()
         # Without `at` whatever can be read is checked, also where the newest point's record cannot be.
@@ -55,7 +57,8 @@ def verify(
         point = points[-1] if anything else opened.choose("latest" if at is None else at)
         job = _Job(opened, point, workers, monitor)
         if source is not None:
-            bad, damaged = job.source(source, source_format, allow_parent_path), {}
+            against, bad = compare_source(opened, point, source, source_format, allow_parent_path, job.compare)
+            damaged = {}
         elif at is not None:
             bad, damaged = job.point_contents()
         else:
@@ -71,6 +74,7 @@ def verify(
         damaged={str(generation): what for generation, what in sorted(damaged.items())},
         seconds=time.monotonic() - began,
         warnings=opened.warnings,
+        against=against,
     )
 
 
@@ -96,23 +100,7 @@ class _Job:
         seed = self.replica.identity.seed
         return scan.differing(image, block_map, seed, workers=self.workers, monitor=self.monitor)
 
-    def source(
-        self, source: str | os.PathLike[str] | Image, format: str | None, allow: Sequence[str]
-    ) -> list[scan.Range]:
-        """Ranges in which a source differs from the point; what one has and the other not counts too."""
-        if isinstance(source, Image):
-            return self._source(source)
-        identity = self.replica.identity
-        if format is None and place(source) == identity.source:
-            format = identity.source_format
-        with open_image(source, format=format, allow_parent_path=allow) as image:
-            return self._source(image)
-
-    def _source(self, image: Image) -> list[scan.Range]:
-        with point_map(self.replica, self.point) as block_map:
-            return self._compare("source", image, block_map)
-
-    def _compare(self, stage: str, image: Image, block_map: BlockMap) -> list[scan.Range]:
+    def compare(self, stage: str, image: Image, block_map: BlockMap) -> list[scan.Range]:
         held, size = block_map.image_size, image.size
         if size == held:
             return self._differing(stage, image, block_map)
@@ -161,7 +149,7 @@ class _Job:
             with base_map(self.replica, newest, layout.head, layout.head_map) as block_map:
                 bad = [scan.Range(0, block_map.image_size)]  # unless it can be read
                 with self.replica.open_head() as head:
-                    bad = self._compare("head", head, block_map)
+                    bad = self.compare("head", head, block_map)
                 point = self.replica.point(newest)
                 if block_map.seal().hex() != point.seal or block_map.image_size != point.virtual_bytes:
                     raise errors.Damaged(f"it does not have the seal of point {point.name}", path=layout.head_map)

@@ -42,6 +42,8 @@ class Cut(ABC):
     """Nobody writes `image` while the cut is open; where False, the cycle looks at the file's times."""
     stall_seconds: float | None = None
     """How long a writer of the source may have stood still for the cut; None where nothing stopped it."""
+    kept_bytes: int = 0
+    """Room beside the source that its tracking had taken when the cut began, in bytes."""
     application: bool = False
     """File systems or databases were brought to rest around the cut; otherwise it is as after a power loss."""
 

@@ -47,6 +47,10 @@ def _vhdx(asked: Asked) -> Tracker:
 
 
 def _clone(asked: Asked) -> Tracker:
+    return _clones(asked, probed=False)
+
+
+def _clones(asked: Asked, *, probed: bool) -> Tracker:
     from secondsite.engine.trackers.clone import CloneTracker
 
     origin = asked.origin
@@ -54,7 +58,7 @@ def _clone(asked: Asked) -> Tracker:
         raise errors.Usage("only an image file can be tracked by clones", path=origin.path)
     return CloneTracker(
         origin.path, asked.replica.identity.replica_id.hex(), format=origin.format,
-        allow_parent_path=asked.allow_parent_path,
+        allow_parent_path=asked.allow_parent_path, probed=probed,
     )  # fmt: skip
 
 
@@ -76,11 +80,11 @@ def _find_clone(asked: Asked) -> Chosen | None:
     origin = asked.origin
     if not origin.by_path or not isinstance(origin.image, RawImage) or origin.image.device:
         return None
-    from secondsite.engine.trackers.clone import supported
+    from secondsite.engine.trackers.clonefile import supported
 
     if supported(origin.path) is not None:
         return None
-    return Chosen(_clone(asked), True, "its file system clones files")
+    return Chosen(_clones(asked, probed=True), True, "its file system clones files")
 
 
 def _find_vhdx(asked: Asked) -> Chosen | None:
@@ -101,7 +105,25 @@ def check_name(name: str) -> None:
 
 
 def choose(wish: str | Tracker, asked: Asked, changed: str | None = None) -> Chosen:
-    """The tracker of a cycle. Raises Usage and Refused where the one that was named cannot follow this source."""
+    """The tracker of a cycle. Raises Usage and Refused where the one that was named cannot follow this source.
+
+    Clones that earlier cycles of this replica kept go where another tracker is chosen: they would grow for nothing.
+    """
+    chosen = _choose(wish, asked, changed)
+    if asked.origin.by_path and chosen.ours and chosen.tracker.name not in ("clone", "changed"):
+        _forget_clones(asked)
+    return chosen
+
+
+def _forget_clones(asked: Asked) -> None:
+    if isinstance(asked.origin.image, RawImage) and asked.origin.image.device:
+        return
+    from secondsite.engine.trackers.clonefile import Spot
+
+    Spot.of(asked.origin.path, asked.replica.identity.replica_id.hex()).forget()
+
+
+def _choose(wish: str | Tracker, asked: Asked, changed: str | None) -> Chosen:
     if asked.qemu is not None and (wish not in ("auto", "qemu") or changed is not None) and isinstance(wish, str):
         other = "a list of changes" if changed is not None else f"tracker {wish}"
         raise errors.Usage(f"{other} would read the file that QEMU writes on", path=asked.origin.path)

@@ -52,6 +52,9 @@ def _image(found: engine.ImageInfo) -> None:
 
 
 def _replica(found: engine.ReplicaInfo) -> None:
+    clones = [("kept clone", path) for path in found.clones]
+    if clones:
+        clones.append(("of the source", f"{_size(found.clone_bytes)} that only the clone holds"))
     _lines(
         [
             ("replica of", found.source),
@@ -63,6 +66,7 @@ def _replica(found: engine.ReplicaInfo) -> None:
             ("history", f"{_size(found.stored_bytes)} of undo deltas, block maps and records"),
             ("epoch", str(found.epoch)),
             ("id", found.replica_id),
+            *clones,
         ]
     )
 

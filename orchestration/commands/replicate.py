@@ -82,6 +82,7 @@ def command(
         output.print_json(asdict(done))
     else:
         click.echo(describe(done))
+        click.echo(follow(done))
 
 
 def _for_logs(options: dict[str, Any]) -> dict[str, Any]:
@@ -102,3 +103,24 @@ def describe(done: Replicated) -> str:
     changed = f"{format_size(done.changed_bytes)} changed"
     pruned = f", {done.pruned} old point{'s' * (done.pruned != 1)} dropped" if done.pruned else ""
     return f"{head}; {changed}; {read}{pruned}"
+
+
+def follow(done: Replicated) -> str:
+    """One line: what told where to read, what that cost, and how far it is to be trusted."""
+    parts = [f"tracker {done.tracker}: {done.why}"]
+    if done.scanned and done.tracker != "scan":
+        parts.append("what changed was not known, all was read")
+    if done.stall_seconds is not None:
+        parts.append(f"writers stood still for {done.stall_seconds * 1000:.1f} ms at most")
+    if done.kept_bytes:
+        parts.append(f"{format_size(done.kept_bytes)} kept beside the source")
+    if done.sampled:
+        parts.append(f"{done.sampled} more blocks looked at")
+    if done.caught is not None:
+        parts.append(f"hiding 0.1 % would be caught in 100 cycles with {_percent(done.caught)}")
+    return "; ".join(parts)
+
+
+def _percent(probability: float) -> str:
+    """Never rounded up to certainty."""
+    return f"{min(probability * 100, 99.99):.2f} %"

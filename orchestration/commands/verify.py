@@ -17,7 +17,9 @@ SHOWN_RANGES = 20
 
 @click.command(short_help="Prove that a replica is what it should be.")
 @click.argument("replica")
-@click.option("--source", help="Compare this image, which must not change meanwhile, with the point.")
+@click.option(
+    "--source", help="Compare this image with the point, or its clone that was kept when the point was made."
+)
 @at_option
 @image_options
 @click.option("--threads", type=click.IntRange(1, 64), help="Workers.  [default: one a core, at most 4]")
@@ -55,7 +57,7 @@ def command(
 
 
 def _tell(found: engine.Verified, source: str | None) -> None:
-    what = f"{source} against point {found.point}" if source else f"point {found.point}"
+    what = f"{_named(found, source)} against point {found.point}" if source else f"point {found.point}"
     for offset, length in found.bad[:SHOWN_RANGES]:
         click.echo(f"differs: {length} bytes at {offset}")
     if len(found.bad) > SHOWN_RANGES:
@@ -64,3 +66,9 @@ def _tell(found: engine.Verified, source: str | None) -> None:
         click.echo(f"point {point} is damaged: {problem}")
     verdict = "ok" if found.ok else "NOT OK"
     click.echo(f"{verdict}: {what}, {found.blocks} blocks, {found.seconds:.2f} s")
+
+
+def _named(found: engine.Verified, source: str) -> str:
+    if found.against == "kept clone":
+        return f"{source}, as it was then,"
+    return f"{source}, as a clone," if found.against == "clone" else source
