@@ -12,8 +12,6 @@ include "nbd.pxi"
 import time
 from array import array
 
-from secondsite.engine import errors
-
 cdef extern from "Python.h":
     int PyBUF_READ
     int PyBUF_WRITE
@@ -169,11 +167,16 @@ cdef class ChangeMap:
         finally:
             free(joined)
 
-    def status(self, uint64_t offset, uint64_t length, size_t most):
-        """At most `most` (length, 1 where written, else 0) pairs, flat, from `offset` on."""
-        cdef uint64_t at = offset, stop, end = offset + length, granule, one
-        cdef uint64_t *a = self.c.maps[0]
-        cdef uint64_t *b = self.c.maps[1]
+    def status(self, uint64_t offset, uint64_t length, size_t most, bint copied=False):
+        """At most `most` (length, 1 where written, else 0) pairs, flat, from `offset` on; with `copied` 1 is where the
+        cut's bytes were copied.
+        """
+        cdef uint64_t at = offset, stop, end, granule, one
+        cdef uint64_t *a = self.c.copied if copied else self.c.maps[0]
+        cdef uint64_t *b = self.c.copied if copied else self.c.maps[1]
+        if offset > self.c.size or length > self.c.size - offset:
+            raise ValueError(f"{length} bytes at {offset} of {self.c.size}")
+        end = offset + length
         cdef uint64_t bit
         found = array("Q")
         while at < end and <size_t>len(found) < 2 * most:
@@ -211,6 +214,8 @@ cdef class ChangeMap:
         """Cut all of these maps at one instant; seconds that writers may have stood still."""
         cdef ss_changes *found[64]
         cdef size_t count = len(maps), i
+        if len(set(map(id, maps))) != count:
+            raise ValueError("a map twice in one cut")
         if count == 0 or count > 64:
             raise ValueError(f"a cut of {count} disks; 1 to 64")
         for i in range(count):
@@ -228,20 +233,22 @@ cdef class ChangeMap:
             with nogil:
                 ss_changes_end(&self.c, acknowledged)
 
-    def save(self, bint everything):
-        """Write the marks to the file, then retire the regions at rest, or every one. Returns an errno or 0."""
+    def save(self, Disk disk, bint everything):
+        """Flush the disk, write the marks to the file, then retire the regions at rest, or every one. Returns an errno
+        or 0. One call at a time.
+        """
         cdef int error
+        if disk.d.changes != &self.c:
+            raise ValueError("that disk has another change map")
         with nogil:
-            error = ss_changes_save(&self.c, everything)
+            error = ss_changes_save(&self.c, everything, ss_disk_sync, &disk.d)
         return error
 
 
 cdef int errno_of(object error):
-    if isinstance(error, errors.Full):
-        return ENOSPC
-    if isinstance(error, errors.Refused):
-        return EPERM
-    return EIO
+    # By name: an extension module imports nothing of ours.
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return ENOSPC if "Full" in names else EPERM if "Refused" in names else EIO
 
 
 cdef int image_read(void *context, int fd, uint64_t offset, uint8_t *data, size_t length) noexcept with gil:
@@ -308,7 +315,10 @@ cdef class Disk:
             raise ValueError("no cut without a change map")
         memset(&self.d, 0, sizeof(self.d))
         self.image, self.changes, self.last_error = image, changes, ""
-        self.d.fd, self.d.size, self.d.read_only, self.d.frozen = fd, size, read_only or frozen, frozen
+        if frozen and not changes.c.cutting:
+            raise ValueError("no cut is open")
+        self.d.fd, self.d.size, self.d.read_only = fd, size, read_only or frozen
+        self.d.frozen = changes.c.serial if frozen else 0
         self.d.context = <void *>self
         self.d.read = ss_fd_read if fd >= 0 else image_read
         self.d.write, self.d.zero, self.d.flush = image_write, image_zero, image_flush

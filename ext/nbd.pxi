@@ -20,6 +20,7 @@ cdef extern from "changes.h" nogil:
         uint64_t *extra
         uint64_t *active
         uint64_t *saved
+        uint32_t serial
         int current, file, broken, cutting, everything, lost, area
         uint64_t active_at, marks_at, group, area_limit, area_used, copied_total, activations
     int ss_changes_init(ss_changes *c, uint64_t size, unsigned shift, unsigned region_shift)
@@ -27,7 +28,7 @@ cdef extern from "changes.h" nogil:
     void ss_changes_mark(ss_changes *c, uint64_t offset, uint64_t length)
     void ss_changes_cut(ss_changes **maps, size_t count)
     void ss_changes_end(ss_changes *c, int acknowledged)
-    int ss_changes_save(ss_changes *c, int all)
+    int ss_changes_save(ss_changes *c, int all, int (*flush)(void *) noexcept nogil, void *context)
 
 cdef extern from "disk.h" nogil:
     ctypedef struct ss_disk:
@@ -38,13 +39,15 @@ cdef extern from "disk.h" nogil:
         int (*zero)(void *, uint64_t, uint64_t, int) noexcept nogil
         int (*flush)(void *) noexcept nogil
         uint64_t size
-        int read_only, frozen
+        int read_only
+        uint32_t frozen
         ss_changes *changes
     int ss_fd_read(void *context, int fd, uint64_t offset, uint8_t *data, size_t length)
     int ss_disk_read(ss_disk *d, uint64_t offset, uint8_t *data, size_t length)
     int ss_disk_write(ss_disk *d, uint64_t offset, const uint8_t *data, size_t length, int fua)
     int ss_disk_zero(ss_disk *d, uint64_t offset, uint64_t length, int punch, int fua)
     int ss_disk_flush(ss_disk *d)
+    int ss_disk_sync(void *disk)
 
 cdef extern from "transmit.h" nogil:
     uint32_t SS_CONTEXTS

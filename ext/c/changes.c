@@ -77,13 +77,14 @@ static int keep_page(ss_changes *c, const uint64_t *words, uint64_t word, uint64
     return ss_pwrite_all(c->file, (const uint8_t *)(words + page), SS_PAGE, at + page * 8);
 }
 
-/* What cannot be kept must not be believed after a crash: spoil the file's header. Writes go on. */
+/* What cannot be kept must not be believed after a crash: spoil the file's headers. Writes go on. */
 static void give_up(ss_changes *c, int error)
 {
-    static const uint8_t nothing[SS_PAGE];
-    c->broken = error;
-    if (ss_pwrite_all(c->file, nothing, SS_PAGE, 0) == 0)
-        fdatasync(c->file);
+    static const uint8_t nothing[SS_HEADERS];
+    __atomic_store_n(&c->broken, error, __ATOMIC_SEQ_CST);
+    if (ss_pwrite_all(c->file, nothing, SS_HEADERS, 0) != 0 && ftruncate(c->file, 0) != 0)
+        return; /* such a disk takes the image's own writes no better */
+    fdatasync(c->file);
 }
 
 static void activate(ss_changes *c, uint64_t region)
@@ -120,7 +121,7 @@ static void set_bits(uint64_t *words, uint64_t first, uint64_t end)
     }
 }
 
-void ss_changes_mark(ss_changes *c, uint64_t offset, uint64_t length)
+static void mark(ss_changes *c, uint64_t offset, uint64_t length)
 {
     uint64_t end = offset + length;
     if (!length)
@@ -131,6 +132,13 @@ void ss_changes_mark(ss_changes *c, uint64_t offset, uint64_t length)
         ss_set_bit(c->recent, region);
     }
     set_bits(c->maps[c->current], offset >> c->shift, ((end - 1) >> c->shift) + 1);
+}
+
+void ss_changes_mark(ss_changes *c, uint64_t offset, uint64_t length)
+{
+    pthread_rwlock_rdlock(&c->gate);
+    mark(c, offset, length);
+    pthread_rwlock_unlock(&c->gate);
 }
 
 /* -- copying first ------------------------------------------------------------------------------------------- */
@@ -195,7 +203,7 @@ static void copy_first(ss_changes *c, uint64_t first, uint64_t end, ss_read_fn r
 void ss_changes_enter(ss_changes *c, uint64_t offset, uint64_t length, ss_read_fn read, void *context, int fd)
 {
     pthread_rwlock_rdlock(&c->gate);
-    ss_changes_mark(c, offset, length);
+    mark(c, offset, length);
     if (c->cutting && length)
         copy_first(c, offset >> c->shift, ((offset + length - 1) >> c->shift) + 1, read, context, fd);
 }
@@ -210,7 +218,8 @@ void ss_changes_cut(ss_changes **maps, size_t count)
         pthread_rwlock_wrlock(&maps[i]->gate);
     for (size_t i = 0; i < count; i++) {
         maps[i]->current ^= 1;
-        maps[i]->cutting = 1;
+        maps[i]->serial += maps[i]->serial == UINT32_MAX ? 2 : 1;
+        __atomic_store_n(&maps[i]->cutting, 1, __ATOMIC_SEQ_CST);
     }
     for (size_t i = count; i-- > 0;)
         pthread_rwlock_unlock(&maps[i]->gate);
@@ -219,7 +228,7 @@ void ss_changes_cut(ss_changes **maps, size_t count)
 void ss_changes_end(ss_changes *c, int acknowledged)
 {
     pthread_rwlock_wrlock(&c->gate);
-    c->cutting = 0;
+    __atomic_store_n(&c->cutting, 0, __ATOMIC_SEQ_CST);
     pthread_rwlock_unlock(&c->gate);
     pthread_mutex_lock(&c->book); /* the marks of the cut are being saved, or are back where marks are taken */
     uint64_t *frozen = c->maps[!c->current], *taking = c->maps[c->current];
@@ -238,7 +247,13 @@ void ss_changes_end(ss_changes *c, int acknowledged)
         c->area_used = 0; /* it stays as large as it is, which is bounded; the next cut writes over it */
 }
 
-int ss_cut_read(ss_changes *c, uint64_t offset, uint8_t *data, size_t length, ss_read_fn read, void *context, int fd)
+/* A reader may be late: its cut has ended, perhaps another has begun. */
+static int is_open(const ss_changes *c, uint32_t serial)
+{
+    return __atomic_load_n(&c->cutting, __ATOMIC_SEQ_CST) && __atomic_load_n(&c->serial, __ATOMIC_SEQ_CST) == serial;
+}
+
+int ss_cut_read(ss_changes *c, uint32_t serial, uint64_t offset, uint8_t *data, size_t length, ss_read_fn read, void *context, int fd)
 {
     if (!length)
         return 0;
@@ -256,11 +271,18 @@ int ss_cut_read(ss_changes *c, uint64_t offset, uint8_t *data, size_t length, ss
         to = to > offset + length ? offset + length : to;
         error = ss_pread_all(c->area, data + (from - offset), to - from, from);
     }
-    return error ? error : lost(c);
+    int gone = lost(c);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    /* Ended meanwhile: what was copied may have been forgotten before it was looked for. */
+    if (!is_open(c, serial))
+        return ESTALE;
+    return gone ? gone : error == SS_SHORT ? EIO : error;
 }
 
-void ss_cut_release(ss_changes *c, uint64_t offset, uint64_t length)
+void ss_cut_release(ss_changes *c, uint32_t serial, uint64_t offset, uint64_t length)
 {
+    if (!is_open(c, serial))
+        return;
     /* Whole granules only: the rest of one may not have been read. */
     uint64_t first = (offset + ((uint64_t)1 << c->shift) - 1) >> c->shift, end = (offset + length) >> c->shift;
     if (offset + length == c->size)
@@ -271,22 +293,30 @@ void ss_cut_release(ss_changes *c, uint64_t offset, uint64_t length)
 
 /* -- what survives a crash --------------------------------------------------------------------------------------- */
 
-static int save_marks(ss_changes *c)
+/* The marks of both maps, as they are at one moment. */
+static void join_marks(ss_changes *c, uint64_t *joined)
 {
-    uint64_t page[SS_PAGE / 8];
-    int error = 0;
     pthread_mutex_lock(&c->book);
-    for (uint64_t at = 0; at < c->words && !error; at += SS_PAGE / 8) {
-        for (size_t i = 0; i < SS_PAGE / 8; i++)
-            page[i] = __atomic_load_n(&c->maps[0][at + i], __ATOMIC_RELAXED) |
-                      __atomic_load_n(&c->maps[1][at + i], __ATOMIC_RELAXED);
-        if (memcmp(page, c->saved + at, SS_PAGE) == 0)
-            continue;
-        error = ss_pwrite_all(c->file, (uint8_t *)page, SS_PAGE, c->marks_at + at * 8);
-        memcpy(c->saved + at, page, SS_PAGE);
+    for (uint64_t i = 0; i < c->words; i++) {
+        uint64_t word = __atomic_load_n(&c->maps[0][i], __ATOMIC_SEQ_CST) |
+                        __atomic_load_n(&c->maps[1][i], __ATOMIC_SEQ_CST);
+        if (word)
+            joined[i] = word; /* the other pages are not touched, and cost no memory */
     }
     pthread_mutex_unlock(&c->book);
-    if (!error && fdatasync(c->file) != 0)
+}
+
+static int save_marks(ss_changes *c, const uint64_t *joined)
+{
+    int error = 0, wrote = 0;
+    for (uint64_t at = 0; at < c->words && !error; at += SS_PAGE / 8) {
+        if (memcmp(joined + at, c->saved + at, SS_PAGE) == 0)
+            continue;
+        error = keep_page(c, joined, at, c->marks_at);
+        memcpy(c->saved + at, joined + at, SS_PAGE);
+        wrote = 1;
+    }
+    if (!error && wrote && fdatasync(c->file) != 0)
         error = errno;
     return error;
 }
@@ -294,38 +324,56 @@ static int save_marks(ss_changes *c)
 static int retire(ss_changes *c, const uint64_t *resting)
 {
     int error = 0;
+    int some = 0;
     pthread_rwlock_wrlock(&c->gate); /* without `activating`: a writer takes that while it holds the gate */
     for (uint64_t i = 0; i < c->region_words; i++)
-        if (resting[i])
+        if (resting[i]) {
             c->active[i] &= ~(resting[i] & ~c->recent[i]);
+            some = 1;
+        }
     pthread_rwlock_unlock(&c->gate);
+    /* Whoever comes back to a region meanwhile finds its bit clear, and writes a page with it under `activating`. */
     pthread_mutex_lock(&c->activating);
-    for (uint64_t i = 0; i < c->region_words && !error; i += SS_PAGE / 8)
+    for (uint64_t i = 0; i < c->region_words && some && !error; i += SS_PAGE / 8)
         error = keep_page(c, c->active, i, c->active_at);
     pthread_mutex_unlock(&c->activating);
     return error;
 }
 
-int ss_changes_save(ss_changes *c, int all)
+static void find_resting(ss_changes *c, uint64_t *resting, int all)
 {
-    if (c->file < 0)
-        return 0;
-    if (c->broken)
-        return c->broken;
-    uint64_t *resting = malloc(c->region_words * 8);
-    if (!resting)
-        return ENOMEM;
     pthread_rwlock_wrlock(&c->gate);
     for (uint64_t i = 0; i < c->region_words; i++) {
-        resting[i] = all ? c->active[i] : c->active[i] & ~c->recent[i];
-        c->recent[i] = 0;
+        uint64_t still = all ? c->active[i] : c->active[i] & ~c->recent[i];
+        if (still)
+            resting[i] = still;
+        if (c->recent[i])
+            c->recent[i] = 0;
     }
     pthread_rwlock_unlock(&c->gate);
-    int error = save_marks(c);
+}
+
+int ss_changes_save(ss_changes *c, int all, ss_flush_fn flush, void *context)
+{
+    if (c->file < 0 || c->broken)
+        return c->broken;
+    uint64_t *resting = map_words(c->region_words), *joined = map_words(c->words);
+    int error = resting && joined ? 0 : ENOMEM, flushed = !error;
+    if (!error) {
+        find_resting(c, resting, all);
+        join_marks(c, joined);
+        error = flush(context);
+        flushed = !error;
+    }
+    if (!error)
+        error = save_marks(c, joined);
     if (!error)
         error = retire(c, resting);
-    if (error)
+    if (error && flushed)
         give_up(c, error);
-    free(resting);
+    if (resting)
+        munmap(resting, c->region_words * 8);
+    if (joined)
+        munmap(joined, c->words * 8);
     return error;
 }

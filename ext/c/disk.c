@@ -22,7 +22,7 @@ int ss_fd_read(void *context, int fd, uint64_t offset, uint8_t *data, size_t len
 int ss_disk_read(ss_disk *d, uint64_t offset, uint8_t *data, size_t length)
 {
     if (d->frozen)
-        return ss_cut_read(d->changes, offset, data, length, d->read, d->context, d->fd);
+        return ss_cut_read(d->changes, d->frozen, offset, data, length, d->read, d->context, d->fd);
     return d->read(d->context, d->fd, offset, data, length);
 }
 
@@ -78,7 +78,7 @@ int ss_disk_zero(ss_disk *d, uint64_t offset, uint64_t length, int punch, int fu
 {
     int error = 0;
     if (d->frozen) {
-        ss_cut_release(d->changes, offset, length);
+        ss_cut_release(d->changes, d->frozen, offset, length);
         return 0;
     }
     if (d->read_only)
@@ -98,11 +98,12 @@ int ss_disk_zero(ss_disk *d, uint64_t offset, uint64_t length, int punch, int fu
     return finish(d, error, fua);
 }
 
-int ss_disk_flush(ss_disk *d)
+int ss_disk_sync(void *disk)
 {
-    if (d->frozen || d->read_only)
-        return 0;
+    ss_disk *d = disk;
     if (d->fd < 0)
         return d->flush(d->context);
     return fdatasync(d->fd) == 0 ? 0 : errno;
 }
+
+int ss_disk_flush(ss_disk *d) { return d->frozen || d->read_only ? 0 : ss_disk_sync(d); }

@@ -14,7 +14,7 @@ typedef struct ss_disk {
     int (*flush)(void *context);
     uint64_t size;
     int read_only;
-    int frozen; /* the view of the cut of `changes` */
+    uint32_t frozen; /* not 0: the view of that cut of `changes` */
     ss_changes *changes;
 } ss_disk;
 
@@ -23,5 +23,6 @@ int ss_disk_read(ss_disk *d, uint64_t offset, uint8_t *data, size_t length);
 int ss_disk_write(ss_disk *d, uint64_t offset, const uint8_t *data, size_t length, int fua);
 int ss_disk_zero(ss_disk *d, uint64_t offset, uint64_t length, int punch, int fua);
 int ss_disk_flush(ss_disk *d);
+int ss_disk_sync(void *disk); /* what was written is durable, whoever wrote it */
 
 #endif
