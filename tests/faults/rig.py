@@ -123,8 +123,8 @@ class DiskPlace(Place):
 
     def clear(self) -> None:
         self.empty()
-        for path in self._sources.values():
-            Path(path).unlink()
+        for path in (*self._sources.values(), *self.folder.glob(".source-*.secondsite-*")):
+            Path(path).unlink()  # the sources, and the clones by which they are tracked
 
 
 def parent(path: str) -> str:

@@ -149,7 +149,9 @@ def test_a_fixed_vhd_is_told_by_its_footer(raw: Path, tmp_path: Path) -> None:
 
 def test_an_unknown_format(raw: Path, tmp_path: Path) -> None:
     assert set(MARKS) < set(FORMATS)
-    with pytest.raises(errors.Usage, match="qcow2"):
+    with pytest.raises(errors.Usage, match="qed"):
+        replicate(raw, tmp_path / "r", source_format="qed")
+    with pytest.raises(errors.Usage, match="--qmp"):
         replicate(raw, tmp_path / "r", source_format="qcow2")
     with pytest.raises(errors.Usage, match="qcow2"):
         replicate(raw, tmp_path / "r", head="qcow2")
