@@ -18,7 +18,8 @@ from secondsite.orchestration.commands.options import SIZE, json_option
 @click.option("--rounds", type=click.IntRange(1, 100), default=3, show_default=True, help="Runs of each side.")
 @click.option(
     "--only", multiple=True, metavar="NAME",
-    help="Just this (may be given again): read, scan, hash, codec, initial, unchanged, delta, verify, restore, sparse.",
+    help="Just this (may be given again): read, scan, hash, codec, initial, unchanged, delta, verify, restore, sparse, "
+    "formats, trackers.",
 )  # fmt: skip
 @json_option
 def command(size: int, folder: str | None, rounds: int, only: tuple[str, ...], as_json: bool) -> None:
