@@ -52,6 +52,8 @@ def replicate(
     head: str | None = None,
     tracker: str | Tracker = "auto",
     qemu: Qemu | None = None,
+    bitmap_since: str | None = None,
+    next_bitmap: str | None = None,
     distrust: int = SAMPLED_BLOCKS,
     changed: str | os.PathLike[str] | None = None,
     allow_parent_path: Sequence[str] = (),
@@ -73,7 +75,9 @@ def replicate(
     mends the head. `trust_mtime` skips the scan of a file that its times call unchanged. `history`: auto, undo or
     clone. `head` is the format of a new replica's head: raw, vhdx or vhd. `tracker` is what follows the source:
     auto chooses, see engine/trackers/choose.py, or a Tracker, which the caller closes. `qemu` is the QEMU that has
-    the source open just now. Each cycle also looks at `distrust` blocks that it did not name. `changed` is a file
+    the source open just now. Of an NBD export with a dirty bitmap, `next_bitmap` is the one that marks every write
+    from this copy on, and is believed in the next cycle; `bitmap_since` is its name then, where the export calls it
+    otherwise. Each cycle also looks at `distrust` blocks that it did not name. `changed` is a file
     with an extent list instead of a tracker. For `source_format` and `allow_parent_path` see open_image.
 
     Raises Refused, Busy, SourceChanged, Damaged, Unreachable, Full, Cancelled or Usage. Whatever it raises, the
@@ -100,7 +104,7 @@ def replicate(
             _admit(opened, origin, block_size, head, epoch, accept_source)
             if resync:
                 opened.mend_records()
-            asked = choose.Asked(origin, opened, allow_parent_path, qemu)
+            asked = choose.Asked(origin, opened, allow_parent_path, qemu, bitmap_since, next_bitmap)
             chosen = choose.choose(tracker, asked, None if changed is None else os.fspath(changed))
             result = _run(opened, origin, chosen, options, Monitor(progress, cancel, limit))
             if resync:

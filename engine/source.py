@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from secondsite.engine import errors
-from secondsite.engine.images import Image, Stamp, detect, is_qcow2, open_image
+from secondsite.engine.images import Image, Stamp, detect, is_qcow2, is_url, open_image
 from secondsite.engine.images.raw import real_path
 from secondsite.engine.replica import record
 from secondsite.engine.replica.directory import Replica
@@ -31,6 +31,8 @@ _OCTAL = re.compile(rb"\\([0-3][0-7][0-7])")
 class Source:
     """An image that is read, by path or already open (an embedding program's own); `by_path` says which.
 
+    Of an NBD export `bitmap` is the metadata context that its URL asks for, whether the server has it or not.
+
     `running`: a QEMU reads it for us, so that it may be a QCOW2 image too.
     """
 
@@ -43,8 +45,14 @@ class Source:
         allow_parent_path: Sequence[str] = (),
         running: bool = False,
     ) -> None:
+        self.bitmap: str | None = None
         if isinstance(source, Image):
             self.image, self.format = source, "raw"
+        elif is_url(source):
+            from secondsite.engine.images.nbd import open_export
+
+            self.format = format or "raw"
+            self.image, self.bitmap = open_export(os.fspath(source), self.format)
         elif running and format in (None, "qcow2") and is_qcow2(source):
             # QEMU reads it for us; the file tells only whether it stands still.
             self.image, self.format = open_image(source, format="raw"), "qcow2"
@@ -52,9 +60,10 @@ class Source:
             self.format = format or detect(source)
             self.image = open_image(source, format=self.format, allow_parent_path=allow_parent_path)
         self.by_path = not isinstance(source, Image)
+        self.is_url = not isinstance(source, Image) and is_url(source)
         self.path = self.image.path
         self._name = name
-        self._on_disk = self.by_path or self.image.stamps() is not None
+        self._on_disk = (self.by_path and not self.is_url) or self.image.stamps() is not None
         self.name = self._names(self.path)
 
     def _names(self, path: str) -> str:

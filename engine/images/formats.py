@@ -112,7 +112,7 @@ def open_image(
     wrong or elsewhere, and for formats that are read but not written.
     """
     name = os.fspath(path)
-    if _is_url(name):
+    if is_url(name):
         return _open_nbd(name, mode, format)
     chosen = format or detect(name)
     allow = [os.fspath(folder) for folder in allow_parent_path]
@@ -135,13 +135,13 @@ def open_image(
     raise errors.Usage(f"{chosen!r} is no image format; they are {', '.join(FORMATS)}")
 
 
-def _is_url(path: str | os.PathLike[str]) -> bool:
+def is_url(path: str | os.PathLike[str]) -> bool:
     """As engine/nbd/url.py, which takes 10 ms to import, says of every path with a scheme."""
     if "://" not in os.fspath(path):
         return False
-    from secondsite.engine.nbd.url import is_url
+    from secondsite.engine.nbd import url
 
-    return is_url(os.fspath(path))
+    return url.is_url(os.fspath(path))
 
 
 def _open_nbd(url: str, mode: str, format: str | None) -> Image:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from secondsite.engine import errors
 from secondsite.engine.images.base import Buffer, Extent, Image, ShortImage
@@ -31,6 +32,9 @@ class NbdImage(Image):
     writes durable. `timeout` is in seconds, of each answer.
     """
 
+    grain = 0
+    """Where not 0, no read of the server crosses a multiple of it, and the server does not look for holes in it."""
+
     def __init__(
         self, url: NbdUrl | str, mode: str = "r", *, timeout: float = TIMEOUT, connections: int = CONNECTIONS
     ) -> None:
@@ -40,6 +44,7 @@ class NbdImage(Image):
         self._timeout = timeout
         self._ended = ""
         first = Connection.open(self.url, timeout=timeout)
+        first.grain = self.grain
         self.export = first.export
         self._all, self._free = [first], [first]
         self._limit = connections if first.has(p.FLAG_CAN_MULTI_CONN) else 1
@@ -212,6 +217,7 @@ class NbdImage(Image):
         connection = None
         try:
             connection = Connection.open(self.url, timeout=self._timeout)
+            connection.grain = self.grain
             if connection.export.size != self.size or connection.export.flags != self.export.flags:
                 raise errors.Unreachable("the server changed the export while it was open", path=self.path)
             with self._changed:
@@ -243,3 +249,22 @@ class NbdImage(Image):
         if self.mode == "r":
             what = "the export is" if self.export.flags & p.FLAG_READ_ONLY else "it was opened"
             raise errors.Refused(f"{what} read-only", path=self.path)
+
+
+def open_export(url: str, format: str | None = None) -> tuple[NbdImage, str | None]:
+    """A source of cycles, whose `path` is its URL without the bitmap; and that bitmap, which the server may have lost.
+
+    Raises as NbdImage, and Usage for a format that an export has not.
+    """
+    if format not in (None, "nbd", "raw"):
+        raise errors.Usage(f"is an NBD URL, whose disk is read as it is and not as {format}", path=url)
+    where = parse_url(url)
+    plain = replace(where, bitmap=None)
+    try:
+        image = NbdImage(where)
+    except errors.Refused:
+        if where.bitmap is None:
+            raise
+        image = NbdImage(plain)  # where it was refused for something else, that comes again
+    image.path = str(plain)
+    return image, where.bitmap

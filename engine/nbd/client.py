@@ -39,6 +39,7 @@ class Connection:
 
     def __init__(self, transport: Transport, export: Export) -> None:
         self.export = export
+        self.grain = 0  # no read crosses a multiple of it, nor is it answered in parts; 0: the server may do both
         self._transport = transport
         self._lock = threading.Lock()
         self._ended = ""
@@ -89,9 +90,11 @@ class Connection:
     def read_into(self, offset: int, buffer: Buffer) -> None:
         """Fill the buffer from `offset`."""
         view = _bytes(buffer)
+        flags = p.CMD_FLAG_DF if self.grain and self.has(p.FLAG_SEND_DF) else 0
+        piece = min(self._piece, self.grain) if self.grain else self._piece
         self._exchange(
-            Request(p.CMD_READ, at, length, target=view[at - offset : at - offset + length])
-            for at, length in self._split(offset, view.nbytes, self._piece)
+            Request(p.CMD_READ, at, length, flags, target=view[at - offset : at - offset + length])
+            for at, length in self._split(offset, view.nbytes, piece)
         )
 
     def write(self, offset: int, data: bytes | Buffer, *, fua: bool = False) -> None:

@@ -32,6 +32,7 @@ class Layout:
         self.head = self._in(f"head.{kind}")
         self.head_map = self._in("head.map")
         self.checked = self._in("checked.json")
+        self.bitmap = self._in("bitmap.json")
         self.damage = self._in("damage.json")
 
     def _in(self, name: str) -> str:

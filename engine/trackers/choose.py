@@ -28,6 +28,8 @@ class Asked(NamedTuple):
     replica: Replica
     allow_parent_path: Sequence[str] = ()
     qemu: Qemu | None = None
+    bitmap_since: str | None = None
+    next_bitmap: str | None = None
 
 
 class Chosen(NamedTuple):
@@ -75,6 +77,26 @@ def _find_qemu(asked: Asked) -> Chosen | None:
     return Chosen(_qemu(asked), True, "its QEMU was named") if asked.qemu else None
 
 
+def _bitmap(asked: Asked) -> Tracker:
+    from secondsite.engine.images.nbd import NbdImage
+    from secondsite.engine.trackers.bitmap import BitmapTracker
+
+    origin, replica = asked.origin, asked.replica
+    if not isinstance(origin.image, NbdImage) or not (origin.bitmap or asked.next_bitmap):
+        raise errors.Usage("only an NBD URL with bitmap=NAME has a dirty bitmap", path=origin.path)
+    return BitmapTracker(
+        origin.image, origin.bitmap or "", replica.files, replica.layout.bitmap, since=asked.bitmap_since,
+        next_bitmap=asked.next_bitmap,
+    )  # fmt: skip
+
+
+def _find_bitmap(asked: Asked) -> Chosen | None:
+    """Also for a URL without one, where the next is to have one."""
+    if not asked.origin.is_url or not (asked.origin.bitmap or asked.next_bitmap):
+        return None
+    return Chosen(_bitmap(asked), True, "a bitmap was named")
+
+
 def _find_clone(asked: Asked) -> Chosen | None:
     """Raw images alone: of a container in a clone nothing tells what changed on its disk."""
     origin = asked.origin
@@ -93,9 +115,11 @@ def _find_vhdx(asked: Asked) -> Chosen | None:
     return Chosen(_vhdx(asked), True, "a VHDX knows its checkpoints")
 
 
-NAMED: dict[str, Callable[[Asked], Tracker]] = {"scan": _scan, "clone": _clone, "vhdx": _vhdx, "qemu": _qemu}
+NAMED: dict[str, Callable[[Asked], Tracker]] = {
+    "scan": _scan, "clone": _clone, "vhdx": _vhdx, "qemu": _qemu, "bitmap": _bitmap,
+}  # fmt: skip
 # In this order.
-AUTO: tuple[Callable[[Asked], Chosen | None], ...] = (_find_qemu, _find_clone, _find_vhdx)
+AUTO: tuple[Callable[[Asked], Chosen | None], ...] = (_find_qemu, _find_bitmap, _find_clone, _find_vhdx)
 
 
 def check_name(name: str) -> None:
@@ -127,6 +151,8 @@ def _choose(wish: str | Tracker, asked: Asked, changed: str | None) -> Chosen:
     if asked.qemu is not None and (wish not in ("auto", "qemu") or changed is not None) and isinstance(wish, str):
         other = "a list of changes" if changed is not None else f"tracker {wish}"
         raise errors.Usage(f"{other} would read the file that QEMU writes on", path=asked.origin.path)
+    if (asked.next_bitmap or asked.bitmap_since) and (not asked.origin.is_url or wish not in ("auto", "bitmap")):
+        raise errors.Usage("has no dirty bitmap that could be named: only an NBD URL has", path=asked.origin.path)
     if isinstance(wish, Tracker):
         return Chosen(wish, False, "it was given")
     if wish == "scan":

@@ -6,6 +6,7 @@ kept in memory alone: one that is stored with the image would outlive changes th
 
     between cycles   secondsite-ID-POINT                      marks
     while a cut is   secondsite-ID-POINT, secondsite-ID-next  is exported; marks
+    ... of all       secondsite-ID-first, secondsite-ID-next  says which zeros, seen before the cut, went; marks
 
 A cut is one QMP transaction: the one stops, the other begins, and a view of the disk is frozen. Bitmaps change only in
 further transactions, each of which marks too much rather than too little at every moment. Grouped completion (P9) is
@@ -16,14 +17,16 @@ What a killed cycle left in QEMU the next one takes away first, and puts the bit
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Iterable, Sequence
 
 from secondsite.engine import errors
+from secondsite.engine.nbd.url import NbdUrl
 from secondsite.engine.qemu import nodes
 from secondsite.engine.qemu.agent import Freeze, frozen
-from secondsite.engine.qemu.fleece import Fleece, View
+from secondsite.engine.qemu.fleece import Fleece, View, Zeros
 from secondsite.engine.qemu.machine import Qemu
 from secondsite.engine.qemu.qmp import Json, Monitor
 from secondsite.engine.qemu.server import Server
@@ -111,6 +114,8 @@ class _Session:
     def instant(self, cuts: list[QemuCut], agent: str | None) -> None:
         """The cut itself, of all disks in one transaction; a guest's writers may stand still until it is done."""
         self.server.start()
+        for cut in cuts:
+            cut.look_ahead(self.server.url)
         with frozen(agent) as freeze:
             began = time.monotonic()
             self.monitor.transaction([action for cut in cuts for action in cut.actions()])
@@ -147,8 +152,9 @@ class QemuCut(Cut):
         node = nodes.find(self._monitor, tracker.path, tracker.qemu.node)
         _check_format(tracker, node)
         self.fleece = Fleece(self._monitor, node, tracker.replica_id)
-        self._next = self.fleece.part("next")
+        self._next, self._first = self.fleece.part("next"), self.fleece.part("first")
         self._kept: str | None = None
+        self._zeros = Zeros()
         session.cuts.append(self)
         tracker.cut = self
         try:
@@ -173,12 +179,16 @@ class QemuCut(Cut):
         return "block-dirty-bitmap-merge", {"node": self.fleece.node.name, "target": into, "bitmaps": [self._next]}
 
     def _name(self, have: Have) -> str:
-        return self.fleece.part(f"{have.generation}-{have.seal[:32]}")
+        """Of a bitmap that begins at a point; a disk of another size is another disk."""
+        text = f"{have.replica_id} {have.generation} {have.seal} {self.fleece.node.size}"
+        return self.fleece.part(f"{have.generation}-{hashlib.sha256(text.encode()).hexdigest()[:32]}")
 
     def _clean(self) -> None:
         """Take away what a cut left that was not ended: the kept bitmap marks again, and takes over what was marked."""
         self.fleece.remove()
         ours = {bitmap.name: bitmap for bitmap in self._bitmaps()}
+        if ours.pop(self._first, None) is not None:
+            self._monitor.run(*self._action("remove", self._first))
         if self._next not in ours:
             return
         kept = [bitmap for bitmap in ours.values() if bitmap.name != self._next]
@@ -200,21 +210,27 @@ class QemuCut(Cut):
 
     # -- the cut -------------------------------------------------------------------------------------------------
 
+    def look_ahead(self, server: NbdUrl) -> None:
+        """Find the zeros of a disk that has to be read whole; what is written meanwhile is marked."""
+        if self._kept is None:
+            self._monitor.run(*self._action("add", self._first))
+            self._zeros = self.fleece.look_ahead(server)
+
     def actions(self) -> list[tuple[str, Json]]:
         """What happens to this disk at the instant."""
         actions = [self._action("add", self._next), self.fleece.action()]
-        if self._kept is not None:
-            actions.append(self._action("disable", self._kept))
-        return actions
+        return [*actions, self._action("disable", self._kept or self._first)]
 
     def begun(self, stall: float, freeze: Freeze) -> None:
         self.stall_seconds, self.application = stall, freeze.held
         self.warnings.extend(freeze.warnings)
 
     def show(self) -> None:
-        self.image = self.fleece.expose(self._session.server.url, self._kept)
+        self.image = self.fleece.expose(self._session.server.url, self._kept or self._first)
         if self.image.size != self.fleece.node.size:
             raise errors.SourceChanged("the disk was resized while the cut was made", path=self._tracker.path)
+        if self._kept is None:
+            self.image.zeros = self._zeros.without(self.image.changed())
 
     def changed(self) -> Iterable[tuple[int, int]] | None:
         if self._kept is None:
@@ -231,7 +247,7 @@ class QemuCut(Cut):
             actions = [self._action("clear", name), self._action("enable", name), self._merge(name)]
         else:
             actions = [self._action("add", name), self._merge(name)]
-            actions += [self._action("remove", kept)] if kept else []
+            actions.append(self._action("remove", kept or self._first))
         self._end([*actions, self._action("remove", self._next)])
 
     def give_back(self) -> None:

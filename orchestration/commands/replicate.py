@@ -45,6 +45,13 @@ if TYPE_CHECKING:
     help="Look at N blocks that the tracker did not name.",
 )  # fmt: skip
 @qemu_options
+@click.option(
+    "--next-bitmap", metavar="NAME",
+    help="The dirty bitmap of the NBD export that marks every write from this copy on: believed in the next cycle.",
+)  # fmt: skip
+@click.option(
+    "--bitmap-since", metavar="NAME", help="The URL's bitmap is the one that was called so in the last cycle."
+)
 @click.option("--changed", metavar="FILE", help="A JSON list of changed extents (offset, length): only they are read.")
 @click.option(
     "--history", type=click.Choice(["auto", "undo", "clone"]), default="auto", show_default=True,
