@@ -43,7 +43,7 @@ class NbdImage(Image):
         self.mode = mode
         self._timeout = timeout
         self._ended = ""
-        first = Connection.open(self.url, timeout=timeout)
+        first = self._connect()
         first.grain = self.grain
         self.export = first.export
         self._all, self._free = [first], [first]
@@ -213,10 +213,13 @@ class NbdImage(Image):
                 self._changed.wait()
             raise errors.Unreachable(self._ended, path=self.path)
 
+    def _connect(self) -> Connection:
+        return Connection.open(self.url, timeout=self._timeout)
+
     def _open(self) -> Connection:
         connection = None
         try:
-            connection = Connection.open(self.url, timeout=self._timeout)
+            connection = self._connect()
             connection.grain = self.grain
             if connection.export.size != self.size or connection.export.flags != self.export.flags:
                 raise errors.Unreachable("the server changed the export while it was open", path=self.path)
