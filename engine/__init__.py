@@ -40,6 +40,8 @@ if TYPE_CHECKING:
         Restored,
         Verified,
     )
+    from secondsite.engine.tracked.service import Tracking, track
+    from secondsite.engine.trackers.served import tracking_status
     from secondsite.engine.verification import verify
 
 _HOME = {
@@ -72,14 +74,17 @@ _HOME = {
     "Replicated": "results",
     "Restored": "results",
     "Verified": "results",
+    "Tracking": "tracked.service",
+    "track": "tracked.service",
+    "tracking_status": "trackers.served",
     "verify": "verification",
 }
 
 __all__ = [
     "Converted", "Error", "Extent", "Finding", "Image", "ImageInfo", "MapExtent", "PointInfo", "Progress",
-    "Qemu", "RawImage", "ReplicaInfo", "Replicated", "Restored", "Verified", "check_image", "convert", "create_vhdx",
-    "export_hrl", "image_map", "info", "open_image", "open_point", "points", "prune", "raise_epoch", "replicate",
-    "replicate_logs", "restore", "verify",
+    "Qemu", "RawImage", "ReplicaInfo", "Replicated", "Restored", "Tracking", "Verified", "check_image", "convert",
+    "create_vhdx", "export_hrl", "image_map", "info", "open_image", "open_point", "points", "prune", "raise_epoch",
+    "replicate", "replicate_logs", "restore", "track", "tracking_status", "verify",
 ]  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from secondsite.engine import errors
 # Name, and the line that `secondsite --help` shows for it (the module is not imported for that).
 COMMANDS = {
     "replicate": "Bring a replica up to date with a disk image.",
+    "track": "Serve disk images over NBD and note what changes.",
     "points": "List the recovery points of a replica.",
     "info": "Describe a replica or a disk image.",
     "verify": "Prove that a replica is what it should be.",

@@ -12,11 +12,14 @@ import json
 import os
 import struct
 import time
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from secondsite.engine import _nbd, errors, kernel
+from secondsite.engine import errors, kernel
 from secondsite.engine.images.raw import real_path
 from secondsite.engine.trackers.base import Have
+
+if TYPE_CHECKING:
+    from secondsite.engine import _nbd
 
 MAGIC = b"secsmap\n"
 VERSION = 1
@@ -194,6 +197,8 @@ def is_served(path: str | os.PathLike[str]) -> bool:
     """Does a tracking server hold this image now?"""
     try:
         fd = os.open(beside(path, "map"), os.O_RDONLY | os.O_CLOEXEC)
+    except PermissionError:
+        return True  # it is another user's, and whether one serves it only he may see
     except OSError:
         return False
     try:

@@ -73,6 +73,24 @@ def _qemu(asked: Asked) -> Tracker:
     return QemuTracker(origin.path, asked.replica.identity.replica_id.hex(), asked.qemu, origin.format)
 
 
+def _served(asked: Asked) -> Tracker:
+    from secondsite.engine.trackers.served import ServedTracker
+
+    if not asked.origin.by_path or asked.origin.is_url:
+        raise errors.Usage("a tracking server serves the file of a disk", path=asked.origin.path)
+    return ServedTracker(asked.origin.path, block_size=asked.replica.identity.block_size)
+
+
+def _find_served(asked: Asked) -> Chosen | None:
+    """Where a server has the image, nothing else will do: it is written while a cycle reads."""
+    origin = asked.origin
+    if not origin.by_path or (not isinstance(origin.image, RawImage) and origin.format not in ("vhdx", "vhd")):
+        return None
+    from secondsite.engine.tracked.mapfile import is_served
+
+    return Chosen(_served(asked), True, "a tracking server serves it") if is_served(origin.path) else None
+
+
 def _find_qemu(asked: Asked) -> Chosen | None:
     return Chosen(_qemu(asked), True, "its QEMU was named") if asked.qemu else None
 
@@ -116,10 +134,12 @@ def _find_vhdx(asked: Asked) -> Chosen | None:
 
 
 NAMED: dict[str, Callable[[Asked], Tracker]] = {
-    "scan": _scan, "clone": _clone, "vhdx": _vhdx, "qemu": _qemu, "bitmap": _bitmap,
+    "scan": _scan, "nbd": _served, "clone": _clone, "vhdx": _vhdx, "qemu": _qemu, "bitmap": _bitmap,
 }  # fmt: skip
 # In this order.
-AUTO: tuple[Callable[[Asked], Chosen | None], ...] = (_find_qemu, _find_bitmap, _find_clone, _find_vhdx)
+AUTO: tuple[Callable[[Asked], Chosen | None], ...] = (
+    _find_qemu, _find_bitmap, _find_served, _find_clone, _find_vhdx,
+)  # fmt: skip
 
 
 def check_name(name: str) -> None:

@@ -80,7 +80,7 @@ def begin_together(
     return cuts
 
 
-def status(path: str | os.PathLike[str]) -> dict[str, Any]:
+def tracking_status(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What the server of an image tells of it. Raises Refused where none serves it, Unreachable where it is silent."""
     real = real_path(path)
     if not is_served(real):

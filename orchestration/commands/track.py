@@ -1,0 +1,71 @@
+"""secondsite track"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import click
+
+from secondsite import engine
+from secondsite.engine.units import format_size
+from secondsite.orchestration import output
+from secondsite.orchestration.commands.options import SIZE, json_option
+
+
+@click.command(short_help="Serve disk images over NBD and note what changes.")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.option("--socket", metavar="PATH", help="Listen on a Unix socket.")
+@click.option("--listen", metavar="ADDR:PORT", help="Listen on an address.")
+@click.option("--tls", metavar="DIR", help="Take TLS alone, with server-cert.pem and server-key.pem of DIR.")
+@click.option("--name", "names", multiple=True, metavar="NAME", help="The export's name.  [default: the file's]")
+@click.option("--format", "source_format", metavar="FORMAT", help="raw, vhdx or vhd.  [default: found out]")
+@click.option("--area", metavar="DIR", help="Where overwritten bytes are kept while a cycle reads.  [default: beside]")
+@click.option("--area-limit", type=SIZE, help="How much of them, at most.  [default: half of what is free]")
+@click.option("--status", "asks", is_flag=True, help="Ask the server of each IMAGE how it is, and end.")
+@json_option
+def command(images: tuple[str, ...], as_json: bool, asks: bool, listen: str | None, **options: Any) -> None:
+    """Serve each IMAGE over NBD to its guest, and note every write, until SIGTERM or SIGINT.
+
+    `secondsite replicate IMAGE REPLICA` finds the server by itself: its cycles then cost what changed, and each point
+    is one instant of a disk in use. After a crash of the server only the regions in use are read again.
+
+    \b
+    secondsite track vm.raw --socket /run/vm.sock
+    secondsite track vm.raw --status
+    """
+    if asks:
+        _show([engine.tracking_status(image) for image in images], as_json)
+        return
+    with output.watching() as watch, engine.track(images, listen=_address(listen), **options) as tracking:
+        if as_json:
+            output.print_json({"urls": tracking.urls})
+        else:
+            click.echo(f"tracking: {' '.join(tracking.urls)}")
+        sys.stdout.flush()
+        while not watch.cancelled():
+            time.sleep(0.1)
+
+
+def _address(text: str | None) -> tuple[str, int] | None:
+    if text is None:
+        return None
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise click.UsageError(f"--listen takes ADDR:PORT, not {text!r}")
+    return host.strip("[]") or "localhost", int(port)
+
+
+def _show(found: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        output.print_json({"images": found})
+        return
+    for one in found:
+        size, marked = format_size(one["size"]), format_size(one["marked_bytes"])
+        state = "in a cycle" if one["cut_open"] else "resync required" if one["resync_required"] else "tracked"
+        since = f"{marked} changed since point {one['have'][1]}" if one["known"] else "no point is known"
+        click.echo(f"{one['image']}: {state}, {size}; {since}; {one['active_regions']} regions active")
+        for problem in (one["lost"], one["map_error"]):
+            if problem:
+                click.echo(f"  {problem}")
