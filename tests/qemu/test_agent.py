@@ -22,7 +22,7 @@ FREEZE, THAW, STATUS = "guest-fsfreeze-freeze", "guest-fsfreeze-thaw", "guest-fs
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The limits, shorter; an agent of ours answers at once."""
     monkeypatch.setattr(agents, "SYNC_SECONDS", 1.0)
-    monkeypatch.setattr(agents, "THAW_SECONDS", 3.0)
+    monkeypatch.setattr(agents, "THAW_SECONDS", 1.0)
     monkeypatch.setattr(agents, "_RETRY_SECONDS", 0.01)
 
 

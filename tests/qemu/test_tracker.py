@@ -16,7 +16,8 @@ from qemukit import MIB, Daemon, ScriptedAgent, have
 
 from secondsite.engine import errors
 from secondsite.engine.images import Image
-from secondsite.engine.qemu.fleece import Zeros
+from secondsite.engine.nbd.url import NbdUrl
+from secondsite.engine.qemu.fleece import Fleece, Zeros
 from secondsite.engine.qemu.machine import Qemu
 from secondsite.engine.trackers.base import Have
 from secondsite.engine.trackers.qemu import QemuCut, QemuTracker, begin_together
@@ -109,6 +110,23 @@ def test_a_sparse_disk_is_read_where_it_has_data(daemon: Start) -> None:
     told = [(extent.start, extent.length, extent.zero) for extent in cut.image.extents(MIB, 14 * MIB)]
     assert told == [(MIB, 3 * MIB, True), (4 * MIB, MIB, False), (5 * MIB, 10 * MIB, True)]
     assert not any(cut.image.read(10 * MIB, MIB))
+    cut.give_back()
+
+
+def test_zeros_that_are_written_before_the_cut_are_none(daemon: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = daemon(16 * MIB)
+    disk = made.writer()
+    look_ahead = Fleece.look_ahead
+
+    def and_write(self: Fleece, server: NbdUrl) -> Zeros:
+        found = look_ahead(self, server)
+        disk.write(3 * MIB, b"a" * 512)
+        return found
+
+    monkeypatch.setattr(Fleece, "look_ahead", and_write)
+    cut = made.tracker().begin(None)
+    assert [extent.start for extent in cut.image.extents(0, 16 * MIB) if not extent.zero] == [3 * MIB]
+    assert cut.image.read(3 * MIB, 512) == b"a" * 512
     cut.give_back()
 
 
