@@ -318,3 +318,42 @@ def test_two_disks_are_cut_at_one_instant(tmp_path: Path) -> None:
     finally:
         stop.set()
         thread.join()
+
+
+def test_disks_of_a_machine_are_cut_together(tmp_path: Path) -> None:
+    """As above, through a server's control channel: all of the cuts or none, and given back with the connection."""
+    from secondsite import engine
+    from secondsite.engine import errors
+    from secondsite.engine.trackers.served import ServedTracker, begin_together
+
+    paths = [tmp_path / "a.raw", tmp_path / "b.raw"]
+    for path in paths:
+        path.write_bytes(bytes(SIZE))
+    stop = threading.Event()
+    with engine.track(paths, socket=str(tmp_path / "s")) as tracking:
+        disks = [image.disk for image in tracking.images]
+
+        def write() -> None:
+            number = 0
+            while not stop.is_set():
+                number += 1
+                for disk in disks:
+                    disk.write(0, number.to_bytes(8, "little"))
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        try:
+            for _ in range(40):
+                cuts = begin_together([(ServedTracker(path), None, ()) for path in paths])
+                second, first = (int.from_bytes(cut.image.read(0, 8), "little") for cut in reversed(cuts))
+                for cut in cuts:
+                    cut.give_back()
+                assert first - second in (0, 1)
+            with ServedTracker(paths[1]) as other:
+                other.begin(None)
+                with pytest.raises(errors.Refused):
+                    begin_together([(ServedTracker(path), None, ()) for path in paths])
+            assert not any(engine.tracking_status(path)["cut_open"] for path in paths)
+        finally:
+            stop.set()
+            thread.join()
