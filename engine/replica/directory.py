@@ -19,7 +19,7 @@ from secondsite.engine.replica import point as point_module
 from secondsite.engine.replica import record
 from secondsite.engine.replica.container import open_container
 from secondsite.engine.replica.identity import Identity
-from secondsite.engine.replica.layout import MAX_GENERATION, Layout, generations, next_generation
+from secondsite.engine.replica.layout import MAX_GENERATION, Layout, generations, newest, next_generation
 from secondsite.engine.replica.point import Point
 
 # What a creation that a crash cut short may leave behind before the replica says what it is.
@@ -169,8 +169,8 @@ class Replica:
     def unfinished_undo(self) -> int | None:
         """The generation whose undo delta belongs to a cycle that was not committed, or None."""
         names = self.files.listdir(self.layout.points)
-        recorded, undos = generations(names, "json"), generations(names, "undo")
-        return undos[-1] if undos and recorded and undos[-1] == recorded[-1] else None
+        recorded, undone = newest(names, "json"), newest(names, "undo")
+        return undone if undone and undone == recorded else None
 
     # -- points ----------------------------------------------------------------------------------------------
 
@@ -230,8 +230,7 @@ class Replica:
 
     def head_generation(self) -> int:
         """The newest generation; 0 before the first."""
-        found = generations(self.files.listdir(self.layout.points), "json")
-        return found[-1] if found else 0
+        return newest(self.files.listdir(self.layout.points), "json")
 
     def newest(self) -> Point | None:
         """The newest point, or None before the first. Raises Damaged where its record cannot be read."""

@@ -62,13 +62,20 @@ class Layout:
 
 def generations(names: list[str], kind: str) -> list[int]:
     """The generations of which a folder's names hold a file of this kind, ascending."""
-    suffix = f".{kind}"
-    found = []
-    for name in names:
-        stem = name.removesuffix(suffix)
-        if name.endswith(suffix) and len(stem) == WIDTH and stem.isascii() and stem.isdigit():
-            found.append(int(stem))
-    return sorted(found)
+    # Of 40,000 names in 10 ms: cycles a second do this more than once a cycle.
+    suffix, width = f".{kind}", WIDTH + 1 + len(kind)
+    return sorted([
+        int(name[:WIDTH]) for name in names
+        if len(name) == width and name.endswith(suffix) and name.isascii() and name[:WIDTH].isdigit()
+    ])  # fmt: skip
+
+
+def newest(names: list[str], kind: str) -> int:
+    """The last of `generations`, or 0. `names` are in order, as Files.listdir gives them: few are looked at."""
+    for name in reversed(names):
+        if found := generations([name], kind):
+            return found[0]
+    return 0
 
 
 def next_generation(name: str) -> int | None:

@@ -39,7 +39,7 @@ def drop(replica: Replica, unwanted: list[int]) -> int:
             continue  # what cannot be read may go, what a later version wrote may not
     if replica.head_generation() in unwanted:
         raise errors.Refused("the newest point is the head and stays", path=replica.layout.root)
-    bases = _bases(replica)
+    bases = _bases(replica, max(unwanted))
     _refuse_clones(replica, dict(bases), sorted(unwanted))
     for generation in sorted(unwanted):
         for older in sorted(g for g, base in bases.items() if base == generation):
@@ -49,10 +49,16 @@ def drop(replica: Replica, unwanted: list[int]) -> int:
     return len(unwanted)
 
 
-def _bases(replica: Replica) -> dict[int, int]:
-    """For each generation with an undo delta, the one that it starts from."""
+def _bases(replica: Replica, last: int) -> dict[int, int]:
+    """For each generation up to `last` with an undo delta, the one that it starts from.
+
+    An undo delta starts from a newer generation, so those behind `last` lead through nothing that goes: of thousands of
+    points the one that becomes too old is looked at alone.
+    """
     found = {}
     for generation in generations(replica.files.listdir(replica.layout.points), "undo"):
+        if generation > last:
+            break
         try:
             reader = replica.open_undo(generation)
         except errors.Damaged:

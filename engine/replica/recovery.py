@@ -12,7 +12,7 @@ from secondsite.engine.delta.reader import DeltaReader, Frame
 from secondsite.engine.images import Image
 from secondsite.engine.replica.container import create_container
 from secondsite.engine.replica.directory import Replica
-from secondsite.engine.replica.layout import generations, next_generation
+from secondsite.engine.replica.layout import generations, newest, next_generation
 from secondsite.engine.replica.point import Point
 from secondsite.engine.workers import default_workers
 
@@ -24,16 +24,20 @@ def recover(replica: Replica, *, force: bool = False) -> None:
     caller compares everything afterwards), and the points behind the damage show that they do not restore.
     """
     files, layout = replica.files, replica.layout
-    head = replica.head_generation()
+    names: list[str] | None = files.listdir(layout.points)
+    head, undone = newest(names or [], "json"), newest(names or [], "undo")
     for name in files.listdir(layout.root):
         generation = next_generation(name)
         if generation is not None and generation > head:
             files.unlink(f"{layout.root}/{name}")
     if files.size(layout.next_head(head)) >= 0 or files.size(layout.next_map(head)) >= 0:
         promote(replica, head)
-    if head and replica.unfinished_undo() == head:
+        names = None
+    if head and undone == head:
         roll_back(replica, head, force=force)
-    _sweep(replica)
+        names = None
+    # Of thousands of points one look at their names is enough where they are at rest.
+    _sweep(replica, files.listdir(layout.points) if names is None else names)
 
 
 def promote(replica: Replica, generation: int) -> None:
@@ -161,20 +165,19 @@ def _prove(replica: Replica, point: Point, head: Image, block_map: BlockMap, sta
     return f"{state}, and the head differs from its block map at byte {bad[0].offset}" if bad else None
 
 
-def _sweep(replica: Replica) -> None:
-    """Remove what nobody names: temporary files, and the content of points that were dropped."""
+def _sweep(replica: Replica, names: list[str]) -> None:
+    """Remove what nobody names: temporary files, and the content of points that were dropped. `names` of `points/`."""
     files, layout = replica.files, replica.layout
-    for folder in (layout.root, layout.points):
-        for name in files.listdir(folder):
+    for folder, found in ((layout.root, files.listdir(layout.root)), (layout.points, names)):
+        for name in found:
             if name.endswith((".tmp", ".merge")):
                 files.unlink(f"{folder}/{name}")
-    _sweep_points(replica)
+    _sweep_points(replica, names)
 
 
-def _sweep_points(replica: Replica) -> None:
+def _sweep_points(replica: Replica, names: list[str]) -> None:
     """What a crash left of dropped points: contents without a record that no listed point leads through."""
     files, layout = replica.files, replica.layout
-    names = files.listdir(layout.points)
     recorded = set(generations(names, "json"))
     held = {kind: generations(names, kind) for kind in ("undo", layout.kind, "map")}
     orphans = {generation for found in held.values() for generation in found} - recorded
