@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from secondsite.engine.tracked.service import Tracking, track
     from secondsite.engine.trackers.served import tracking_status
     from secondsite.engine.verification import verify
+    from secondsite.engine.watching import Status, watch
 
 _HOME = {
     "Error": "errors",
@@ -78,13 +79,15 @@ _HOME = {
     "track": "tracked.service",
     "tracking_status": "trackers.served",
     "verify": "verification",
+    "Status": "watching",
+    "watch": "watching",
 }
 
 __all__ = [
     "Converted", "Error", "Extent", "Finding", "Image", "ImageInfo", "MapExtent", "PointInfo", "Progress",
-    "Qemu", "RawImage", "ReplicaInfo", "Replicated", "Restored", "Tracking", "Verified", "check_image", "convert",
-    "create_vhdx", "export_hrl", "image_map", "info", "open_image", "open_point", "points", "prune", "raise_epoch",
-    "replicate", "replicate_logs", "restore", "track", "tracking_status", "verify",
+    "Qemu", "RawImage", "ReplicaInfo", "Replicated", "Restored", "Status", "Tracking", "Verified", "check_image",
+    "convert", "create_vhdx", "export_hrl", "image_map", "info", "open_image", "open_point", "points", "prune",
+    "raise_epoch", "replicate", "replicate_logs", "restore", "track", "tracking_status", "verify", "watch",
 ]  # fmt: skip
 
 

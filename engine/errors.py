@@ -81,6 +81,10 @@ class Full(Unreachable):
     """No room left, or a quota or size limit reached."""
 
 
+class CutLost(Unreachable):
+    """What was kept for a cut is gone (no room for old contents): this cycle has no source any more, the next has."""
+
+
 class Cancelled(Error):
     """The caller asked to stop; what was begun was taken back."""
 

@@ -58,10 +58,16 @@ if TYPE_CHECKING:
     help="How older points are kept: clones where the file system has them, else undo deltas.",
 )  # fmt: skip
 @click.option("--threads", type=click.IntRange(1, 64), help="Workers.  [default: one a core, at most 4]")
+@click.option(
+    "--watch", "every", type=float, is_flag=False, flag_value=30.0, metavar="SECONDS",
+    help="Go on for ever, a cycle every so many seconds, 1 to 86400; last among the options, or with a number.  "
+    "[30 without one]",
+)  # fmt: skip
 @image_options
 @json_option
 def command(
-    sources: tuple[str, ...], replica: str, hrl: bool, as_json: bool, threads: int | None, **options: Any
+    sources: tuple[str, ...], replica: str, hrl: bool, as_json: bool, threads: int | None, every: float | None,
+    **options: Any,
 ) -> None:
     """Bring the replica in the folder REPLICA up to date with the disk image SOURCE.
 
@@ -75,9 +81,21 @@ def command(
     secondsite replicate /dev/vg0/vm /backup/vm --limit 100M
     secondsite replicate vm.qcow2 /backup/vm --qmp /run/vm.qmp --guest-agent /run/vm.agent
     secondsite replicate --hrl vm-1.hrl vm-2.hrl /backup/vm
+    secondsite replicate vm.raw /backup/vm --watch 1 --keep 3600
+
+    With --watch it goes on until SIGINT or SIGTERM: a cycle that is due while one runs begins when that one ends, and
+    counts as missed. What may pass is tried again, after 1, 2, 4, 8, 10 and then every 30 minutes, sooner where cycles
+    are closer together; what does not ends the program with its exit status. --json prints an object for each cycle.
     """
     if not hrl and len(sources) != 1:
         raise click.UsageError("one SOURCE and one REPLICA were expected")
+    if every is not None:
+        if hrl:
+            raise click.UsageError("--watch means nothing with --hrl")
+        from secondsite.orchestration import live
+
+        live.watch(sources[0], replica, every, as_json, workers=threads, **qemu_of(options))
+        return
     with output.watching() as watch:
         common: dict[str, Any] = {"workers": threads, "progress": watch.progress, "cancel": watch.cancelled}
         if hrl:
