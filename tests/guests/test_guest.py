@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sysconfig
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from guestkit import Guest, check_disk, make_disk
 from secondsite import engine
 from secondsite.engine.qemu.qmp import Monitor
 
+PROGRAM = Path(sysconfig.get_path("scripts"), "secondsite")
+EXPORT = "disk.raw"
 pytestmark = pytest.mark.needs("guest")
 
 
@@ -65,6 +69,31 @@ def test_a_running_machine_is_replicated(machine: Callable[[], Guest], tmp_path:
         assert len(numbers) >= synced[point]
     assert engine.verify(replica).ok
     assert boots(replica / "head.raw", tmp_path) >= synced["4"]
+
+
+def test_a_machine_on_a_tracked_export_is_replicated(tmp_path: Path) -> None:
+    disk, replica, socket = make_disk(tmp_path / "disk.raw"), tmp_path / "replica", tmp_path / "track.sock"
+    server = subprocess.Popen([PROGRAM, "track", disk, "--socket", socket], stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 20
+        while not socket.exists():
+            assert server.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        export = f"driver=nbd,node-name=file,server.type=unix,server.path={socket},export={EXPORT}"
+        nodes = ["-blockdev", export, "-blockdev", "driver=raw,node-name=disk,file=file"]
+        with Guest(tmp_path, [*nodes, "-device", "virtio-blk-pci,drive=disk"]) as guest:
+            for number in range(3):
+                before = guest.write_on(6)
+                done = engine.replicate(disk, replica)
+                assert (done.tracker, done.scanned) == ("nbd", number == 0)
+            assert guest.write_on(1) > before
+    finally:
+        server.terminate()
+        server.wait(20)
+    numbers = check_disk(replica / "head.raw", tmp_path / "copy.raw")
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert len(numbers) >= before
+    assert engine.verify(replica).ok
 
 
 def boots(disk: Path, folder: Path) -> int:
