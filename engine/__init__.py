@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         Restored,
         Verified,
     )
+    from secondsite.engine.serving import Serving, serve
     from secondsite.engine.tracked.service import Tracking, track
     from secondsite.engine.trackers.served import tracking_status
     from secondsite.engine.verification import verify
@@ -62,6 +63,8 @@ _HOME = {
     "replicate": "replication",
     "replicate_logs": "replication",
     "restore": "restoration",
+    "Serving": "serving",
+    "serve": "serving",
     "Converted": "results",
     "Finding": "results",
     "MapExtent": "results",
@@ -85,9 +88,10 @@ _HOME = {
 
 __all__ = [
     "Converted", "Error", "Extent", "Finding", "Image", "ImageInfo", "MapExtent", "PointInfo", "Progress",
-    "Qemu", "RawImage", "ReplicaInfo", "Replicated", "Restored", "Status", "Tracking", "Verified", "check_image",
-    "convert", "create_vhdx", "export_hrl", "image_map", "info", "open_image", "open_point", "points", "prune",
-    "raise_epoch", "replicate", "replicate_logs", "restore", "track", "tracking_status", "verify", "watch",
+    "Qemu", "RawImage", "ReplicaInfo", "Replicated", "Restored", "Serving", "Status", "Tracking", "Verified",
+    "check_image", "convert", "create_vhdx", "export_hrl", "image_map", "info", "open_image", "open_point", "points",
+    "prune", "raise_epoch", "replicate", "replicate_logs", "restore", "serve", "track", "tracking_status", "verify",
+    "watch",
 ]  # fmt: skip
 
 

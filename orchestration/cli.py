@@ -24,6 +24,7 @@ COMMANDS = {
     "info": "Describe a replica or a disk image.",
     "verify": "Prove that a replica is what it should be.",
     "restore": "Write a recovery point to an image file.",
+    "serve": "Export a recovery point over NBD, without a copy.",
     "convert": "Convert a disk image to another format.",
     "check": "Check the structure of a disk image.",
     "map": "Show where a disk image holds data.",

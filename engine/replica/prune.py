@@ -13,12 +13,18 @@ from secondsite.engine.delta.merge import merge
 from secondsite.engine.delta.reader import DeltaReader
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.layout import generations
+from secondsite.engine.replica.lease import lowest
 
 
 def keep_newest(replica: Replica, keep: int) -> int:
     """Drop all but the newest `keep` points; how many went. The caller holds the replica as the writer."""
     listed = generations(replica.files.listdir(replica.layout.points), "json")
-    return drop(replica, listed[:-keep] if keep < len(listed) else [])
+    unwanted = listed[:-keep] if keep < len(listed) else []
+    needed = lowest(replica.layout.root) if unwanted else None
+    if needed is not None and unwanted[-1] >= needed:
+        replica.warn(f"points from {needed} on are being served, and stay until that ends")
+        unwanted = [generation for generation in unwanted if generation < needed]
+    return drop(replica, unwanted)
 
 
 def drop(replica: Replica, unwanted: list[int]) -> int:
@@ -30,6 +36,9 @@ def drop(replica: Replica, unwanted: list[int]) -> int:
     """
     if not unwanted:
         return 0
+    needed = lowest(replica.layout.root)
+    if needed is not None and max(unwanted) >= needed:
+        raise errors.Refused(f"points from {needed} on are being served", path=replica.layout.root)
     for generation in unwanted:
         try:
             replica.point(generation)

@@ -67,3 +67,13 @@ def image_options(command: Callable[..., Any]) -> Callable[..., Any]:
     kinds = click.Choice(["raw", "vhdx", "vhd", "vmdk"])
     allow = parents_option("Parents and extents of the image")
     return click.option("--source-format", type=kinds, help="Of the image.  [default: found out]")(allow(command))
+
+
+def address(text: str | None) -> tuple[str, int] | None:
+    """ADDR:PORT in two, an IPv6 address in brackets. Raises UsageError."""
+    if text is None:
+        return None
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise click.UsageError(f"--listen takes ADDR:PORT, not {text!r}")
+    return host.strip("[]") or "localhost", int(port)

@@ -11,7 +11,7 @@ import click
 from secondsite import engine
 from secondsite.engine.units import format_size
 from secondsite.orchestration import output
-from secondsite.orchestration.commands.options import SIZE, json_option
+from secondsite.orchestration.commands.options import SIZE, address, json_option
 
 
 @click.command(short_help="Serve disk images over NBD and note what changes.")
@@ -38,7 +38,7 @@ def command(images: tuple[str, ...], as_json: bool, asks: bool, listen: str | No
     if asks:
         _show([engine.tracking_status(image) for image in images], as_json)
         return
-    with output.watching() as watch, engine.track(images, listen=_address(listen), **options) as tracking:
+    with output.watching() as watch, engine.track(images, listen=address(listen), **options) as tracking:
         if as_json:
             output.print_json({"urls": tracking.urls})
         else:
@@ -46,15 +46,6 @@ def command(images: tuple[str, ...], as_json: bool, asks: bool, listen: str | No
         sys.stdout.flush()
         while not watch.cancelled():
             time.sleep(0.1)
-
-
-def _address(text: str | None) -> tuple[str, int] | None:
-    if text is None:
-        return None
-    host, colon, port = text.rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise click.UsageError(f"--listen takes ADDR:PORT, not {text!r}")
-    return host.strip("[]") or "localhost", int(port)
 
 
 def _show(found: list[dict[str, Any]], as_json: bool) -> None:

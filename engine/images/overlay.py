@@ -1,0 +1,218 @@
+"""Writes over an image that stays as it is: what was written lies in a file of its own, which can be opened again.
+
+The file: a header of 4 KiB, a bit for each granule of 64 KiB that it holds, in whole pages, and from the next MiB on
+the granules, each at its own place, so that the file is sparse. A granule is copied up whole at its first write.
+`flush` makes granules durable before the bits that name them: after a crash the overlay has what was flushed, and of
+later writes to new granules nothing. The header binds it to one disk, named by `over`, and its size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+import threading
+from collections.abc import Iterator
+
+from secondsite.engine import errors
+from secondsite.engine.images.base import Buffer, Extent, Image, ShortImage
+from secondsite.engine.images.raw import RawImage
+from secondsite.engine.units import KIB, MIB
+
+GRANULE = 64 * KIB
+_PAGE = 4 * KIB
+_MAGIC = b"SSOVERLY"
+_VERSION = 1
+# Magic, version, granule, size of the disk, length of what names it; then that, then the digest over all before it.
+_HEADER = struct.Struct("<8sIIQI")
+_DIGEST = 32
+_BITS = _PAGE * 8
+
+
+class OverlayImage(Image):
+    """`base` with writes over it; neither the base nor who else reads it is changed. Closing closes the base too.
+
+    The file at `path` is made where there is none. `over` says what lies below, and an overlay that was made over
+    something else is Refused; NewerFormat, Damaged, Unreachable, Full and Busy are raised as their names say.
+    """
+
+    def __init__(self, base: Image, path: str | os.PathLike[str], over: dict[str, str | int]) -> None:
+        self.base, self.path = base, os.fspath(path)
+        self._size = base.size
+        self._granules = -(-self._size // GRANULE)
+        self._pages = max(-(-self._granules // _BITS), 1)
+        self._data_at = -(-(_PAGE * (1 + self._pages)) // MIB) * MIB
+        self._lock = threading.Lock()
+        header = self._pack(over)
+        new = not os.path.exists(self.path)
+        self._file = RawImage(self.path, "create" if new else "rw")
+        try:
+            self._hold()
+            if new or self._file.size == 0:
+                self._file.write(_PAGE, bytes(_PAGE * self._pages))
+                self._file.flush()
+                self._file.write(0, header)
+                self._file.flush()
+            else:
+                self._check(header, over)
+            self._bits = bytearray(self._file.read(_PAGE, _PAGE * self._pages))
+            self._dirty: set[int] = set()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _hold(self) -> None:
+        """Two writers of one overlay would spoil it."""
+        import fcntl
+
+        try:
+            fcntl.flock(self._file.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise errors.Busy("another process uses this overlay", path=self.path) from None
+
+    def _pack(self, over: dict[str, str | int]) -> bytes:
+        name = json.dumps(over, sort_keys=True).encode()
+        packed = _HEADER.pack(_MAGIC, _VERSION, GRANULE, self._size, len(name)) + name
+        packed += hashlib.sha256(packed).digest()
+        if len(packed) > _PAGE:
+            raise errors.Usage("what lies below has too long a name", path=self.path)
+        return packed.ljust(_PAGE, b"\0")
+
+    def _check(self, header: bytes, over: dict[str, str | int]) -> None:
+        if self._file.size < _PAGE * (1 + self._pages):
+            raise errors.Refused("is no overlay, or was cut; it is left as it is", path=self.path)
+        found = bytes(self._file.read(0, _PAGE))
+        if found == header:
+            return
+        magic, version, _, size, length = _HEADER.unpack_from(found)
+        if magic != _MAGIC:
+            raise errors.Refused("is a file with other content and no overlay; it is left as it is", path=self.path)
+        if version > _VERSION:
+            raise errors.NewerFormat(f"is an overlay of version {version}, newer than {_VERSION}", path=self.path)
+        end = _HEADER.size + length
+        if end + _DIGEST > _PAGE or hashlib.sha256(found[:end]).digest() != found[end : end + _DIGEST]:
+            raise errors.Damaged("the overlay's header does not have its digest", path=self.path, offset=0)
+        below = found[_HEADER.size : end].decode("utf-8", "replace")
+        raise errors.Refused(
+            f"is an overlay of {size} bytes over {below}, not of {self._size} over {json.dumps(over, sort_keys=True)}",
+            path=self.path,
+        )
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    def _holds(self, granule: int) -> bool:
+        return bool(self._bits[granule >> 3] & (1 << (granule & 7)))
+
+    def _runs(self, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
+        """(start, end, held) of a range, each as long as the answer is the same."""
+        at = start
+        while at < end:
+            held, stop = self._holds(at // GRANULE), (at // GRANULE + 1) * GRANULE
+            while stop < end and self._holds(stop // GRANULE) == held:
+                stop += GRANULE
+            yield at, min(stop, end), held
+            at = stop
+
+    def _within(self, start: int, length: int) -> None:
+        if start < 0 or length < 0 or start + length > self._size:
+            raise ShortImage(f"no {length} bytes at {start}", path=self.path)
+
+    def extents(self, start: int, length: int) -> Iterator[Extent]:
+        self._within(start, length)
+        with self._lock:
+            runs = list(self._runs(start, start + length))
+        for low, high, held in runs:
+            if not held:
+                yield from self.base.extents(low, high - low)
+                continue
+            stored = max(min(high, self._file.size - self._data_at), low)
+            for extent in self._file.extents(self._data_at + low, stored - low):
+                yield Extent(extent.start - self._data_at, extent.length, extent.zero)
+            if stored < high:
+                yield Extent(stored, high - stored, True)
+
+    def read_into(self, offset: int, buffer: Buffer) -> None:
+        with memoryview(buffer).cast("B") as view:
+            self._within(offset, view.nbytes)
+            with self._lock:
+                runs = list(self._runs(offset, offset + view.nbytes))
+            for low, high, held in runs:
+                place = view[low - offset : high - offset]
+                if held:
+                    self._read_own(low, place)
+                else:
+                    self.base.read_into(low, place)
+
+    def _read_own(self, offset: int, place: memoryview) -> None:
+        held = max(min(place.nbytes, self._file.size - self._data_at - offset), 0)
+        if held:
+            self._file.read_into(self._data_at + offset, place[:held])
+        place[held:] = bytes(place.nbytes - held)
+
+    def write(self, offset: int, data: bytes | Buffer) -> None:
+        with memoryview(data).cast("B") as view:
+            if offset < 0 or offset + view.nbytes > self._size:
+                raise ValueError(f"{view.nbytes} bytes at {offset} of {self._size}")
+            if not view.nbytes:
+                return
+            with self._lock:
+                self._copy_up(offset, offset + view.nbytes)
+                self._file.write(self._data_at + offset, view)
+                self._hold_bits(offset, offset + view.nbytes)
+
+    def zero(self, offset: int, length: int, *, punch: bool = True) -> None:
+        if offset < 0 or length < 0 or offset + length > self._size:
+            raise ValueError(f"{length} bytes at {offset} of {self._size}")
+        if not length:
+            return
+        with self._lock:
+            self._copy_up(offset, offset + length)
+            held = max(min(length, self._file.size - self._data_at - offset), 0)
+            if held:
+                self._file.zero(self._data_at + offset, held, punch=punch)
+            self._hold_bits(offset, offset + length)
+
+    def _copy_up(self, start: int, end: int) -> None:
+        """Of new granules that are not written whole, the rest. Where there is no room nothing was changed."""
+        for granule in {start // GRANULE, (end - 1) // GRANULE}:
+            low, high = granule * GRANULE, min((granule + 1) * GRANULE, self._size)
+            if not self._holds(granule) and (start > low or end < high):
+                data = self.base.read(low, high - low)
+                self._file.write(self._data_at + low, data)
+
+    def _hold_bits(self, start: int, end: int) -> None:
+        for granule in range(start // GRANULE, (end - 1) // GRANULE + 1):
+            if not self._holds(granule):
+                self._bits[granule >> 3] |= 1 << (granule & 7)
+                self._dirty.add(granule // _BITS)
+
+    def resize(self, size: int) -> None:
+        if size != self._size:
+            raise errors.Refused("an overlay has the size of what lies below it", path=self.path)
+
+    def flush(self) -> None:
+        with self._lock:
+            self._file.flush()
+            if not self._dirty:
+                return
+            for page in sorted(self._dirty):
+                self._file.write(_PAGE * (1 + page), self._bits[_PAGE * page : _PAGE * (page + 1)])
+            self._file.flush()
+            self._dirty.clear()
+
+    def held_bytes(self) -> int:
+        """How much of the disk lies in the overlay."""
+        with self._lock:
+            return sum(byte.bit_count() for byte in self._bits) * GRANULE
+
+    def close(self) -> None:
+        """Make it durable and let go of it; a second call does nothing."""
+        if self._file.fd >= 0:
+            try:
+                self.flush()
+            finally:
+                self._file.close()
+                self.base.close()

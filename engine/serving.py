@@ -1,0 +1,122 @@
+"""Serve a recovery point over NBD without copying it, read-only or with the writes in an overlay."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from secondsite.engine import errors
+from secondsite.engine.images.base import Image
+from secondsite.engine.replica.directory import Replica
+from secondsite.engine.replica.steady import SteadyPoint
+
+if TYPE_CHECKING:
+    from secondsite.engine.nbd.export import Export
+
+# How often a served head is compared with what cycles did to it: points before are then free to be dropped.
+_LOOK_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A point that is served. `urls` are NBD URLs; `writable` says that an overlay takes writes."""
+
+    urls: list[str]
+    point: str
+    size: int
+    writable: bool
+
+
+@contextmanager
+def serve(
+    replica: str | os.PathLike[str],
+    at: str = "latest",
+    *,
+    socket: str | None = None,
+    listen: tuple[str, int] | None = None,
+    overlay: str | os.PathLike[str] | None = None,
+    tls: str | None = None,
+) -> Iterator[Serving]:
+    """Export a recovery point while the context is open. Its bytes never change, and cycles into the replica go on.
+
+    `socket` is the path of a Unix socket, `listen` an address and a port (0: any); one of them at least. `overlay` is a
+    file that takes the writes; it may be used again with the same point. `tls` is a folder with server-cert.pem and
+    server-key.pem, and ca-cert.pem where clients must show a certificate.
+
+    Raises Usage, Refused, Busy, Damaged, Unreachable.
+    """
+    from secondsite.engine.nbd.server import Server, native
+    from secondsite.engine.nbd.tls import server_context
+
+    native()
+    if socket is None and listen is None:
+        raise errors.Usage("say where to listen: a socket's path, or an address and a port")
+    with ExitStack() as stack:
+        opened = Replica.open(os.fspath(replica))
+        point = stack.enter_context(SteadyPoint(opened, at))
+        image = _over(point, overlay, opened) if overlay is not None else point
+        if image is not point:
+            stack.enter_context(image)
+        server = Server(tls=server_context(tls) if tls else None)
+        server.add(_export(image, point))
+        urls = []
+        if socket is not None:
+            server.listen_unix(socket)
+            urls.append(_url(tls, socket=os.path.abspath(socket)))
+        if listen is not None:
+            host, port = server.listen_tcp(*listen)
+            urls.append(_url(tls, host=host, port=port))
+        stack.enter_context(server)
+        stack.enter_context(_following(point))
+        yield Serving(urls, point.point.name, point.size, overlay is not None)
+
+
+def _over(point: SteadyPoint, overlay: str | os.PathLike[str], replica: Replica) -> Image:
+    from secondsite.engine.images.overlay import OverlayImage
+
+    identity = replica.identity.replica_id.hex()
+    over: dict[str, str | int] = {"replica": identity, "generation": point.point.generation, "seal": point.point.seal}
+    return OverlayImage(point, overlay, over)
+
+
+def _export(image: Image, point: SteadyPoint) -> Export:
+    from secondsite.engine._nbd import Disk
+    from secondsite.engine.nbd import protocol
+    from secondsite.engine.nbd.export import Export, allocation
+
+    plain = image is point
+    disk = Disk(image, image.size, fd=point.fd if plain else -1, read_only=plain)
+    return Export(
+        f"point-{point.point.name}", disk, point.path, {protocol.CONTEXT_ALLOCATION: allocation(image)}
+    )  # fmt: skip
+
+
+def _url(tls: str | None, *, socket: str = "", host: str = "", port: int = 0) -> str:
+    from secondsite.engine.nbd.url import NbdUrl
+
+    return str(NbdUrl(socket=socket, host=host, port=port or 10809, tls=tls is not None))
+
+
+@contextmanager
+def _following(point: SteadyPoint) -> Iterator[None]:
+    """Look after the head now and then, so that what is needed of the replica does not grow with the time served."""
+    done = threading.Event()
+
+    def follow() -> None:
+        while not done.wait(_LOOK_SECONDS):
+            try:
+                point.follow()
+            except errors.Error:
+                return  # each read says it
+
+    thread = threading.Thread(target=follow, name="follow", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
