@@ -108,16 +108,20 @@ cdef int fill(uint8_t *data, size_t length, const int32_t *fds, const int64_t *o
     return 0
 
 
-cdef size_t skip_hole(const int32_t *fds, const int64_t *offsets, const int64_t *lengths, size_t segment,
-                      uint64_t *inside, uint32_t block_size, size_t blocks) noexcept nogil:
+cdef size_t skip_hole(const int32_t *fds, const int64_t *offsets, const int64_t *lengths, size_t segments,
+                      size_t segment, uint64_t *inside, uint32_t block_size, size_t blocks) noexcept nogil:
     """How many of the next `blocks` blocks lie in a hole that begins here, inside one segment; they are passed over."""
-    cdef ss_holes unknown = ss_holes(fd=fds[segment], sparse=1, data=0, end=0)
-    cdef int64_t at = offsets[segment] + <int64_t>inside[0]
-    cdef int64_t end = offsets[segment] + lengths[segment]
+    cdef ss_holes unknown
+    cdef int64_t at
     cdef uint64_t hole
-    if fds[segment] < 0:
+    if segment >= segments:
         return 0
-    hole = <uint64_t>(ss_next_data(&unknown, at, end) - at) // block_size
+    hole = <uint64_t>lengths[segment] - inside[0]
+    if fds[segment] >= 0:
+        unknown = ss_holes(fd=fds[segment], sparse=1, data=0, end=0)
+        at = offsets[segment] + <int64_t>inside[0]
+        hole = <uint64_t>(ss_next_data(&unknown, at, at + <int64_t>hole) - at)
+    hole //= block_size
     if hole > blocks:
         hole = blocks
     inside[0] += hole * block_size
@@ -222,7 +226,8 @@ def scan_segments(int32_t[::1] fds, int64_t[::1] offsets, int64_t[::1] seg_lengt
             # Where zeros were read there may be a hole, and who compares with nothing need not read the rest of it.
             # One look in vain is the last one: where zeros are written out, a look at each would cost and give nothing.
             if look and done < n_blocks and (batch.count == 0 or batch.blocks[batch.count - 1] != first_block + done - 1):
-                hole = skip_hole(&fds[0], &offsets[0], &seg_lengths[0], segment, &inside, block_size, n_blocks - done)
+                hole = skip_hole(&fds[0], &offsets[0], &seg_lengths[0], fds.shape[0], segment, &inside, block_size,
+                                 n_blocks - done)
                 look = hole > 0
                 done += hole
     if error:

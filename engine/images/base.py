@@ -180,11 +180,8 @@ class Image(ABC):
         """Read a batch back; the index of the first block that is not what its hash says, or -1."""
         start = 0
         while start < count:
-            # Runs are long wherever an image is written from end to end, so this is one call of the kernel or a few.
-            end = count
-            if blocks[count - 1] - blocks[start] != count - 1 - start:
-                end = next((at for at in range(start + 1, count) if blocks[at] != blocks[at - 1] + 1), count)
-            end = min(end, start + max(_CHECK_BYTES // block_size, 1))
+            limit = min(count, start + max(_CHECK_BYTES // block_size, 1))
+            end = next((at for at in range(start + 1, limit) if blocks[at] != blocks[at - 1] + 1), limit)
             bad = self._check_run(blocks[start:end], lengths[start:end], hashes, start, block_size, image_size, seed)
             if bad >= 0:
                 return start + bad

@@ -6,6 +6,8 @@ sixteen bytes (all zero for a block of zeros) and one payload buffer with the da
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -144,7 +146,7 @@ class _Segments:
         lists = view(fds, np.int32), view(offsets, np.int64), view(lengths, np.int64)
         if len({len(numbers) for numbers in lists}) > 1:
             raise ValueError("the lists of segments differ in length")
-        self.rest = list(zip(*(numbers.tolist() for numbers in lists), strict=True))
+        self.rest: list[tuple[int, int, int]] = list(zip(*(numbers.tolist() for numbers in lists), strict=True))
         for fd, offset, length in self.rest:
             if length < 0 or (fd >= 0 and (offset < 0 or offset + length > MAX_OFFSET)):
                 raise ValueError(f"a segment of {length} bytes at {offset}")
@@ -163,6 +165,25 @@ class _Segments:
             if part < length:
                 self.rest.insert(0, (fd, offset + part, length - part))
             data = data[part:]
+
+    def skip_hole(self, block_size: int, blocks: int) -> int:
+        """How many of the next `blocks` blocks lie in a hole that begins here, in one segment; they are passed over."""
+        if not self.rest:
+            return 0
+        fd, offset, length = self.rest[0]
+        hole = length if fd < 0 else _next_data(fd, offset, offset + length) - offset
+        skipped = min(hole // block_size, blocks)
+        self.rest[0] = fd, offset + skipped * block_size, length - skipped * block_size
+        return skipped
+
+
+def _next_data(fd: int, at: int, end: int) -> int:
+    try:
+        return min(max(os.lseek(fd, at, os.SEEK_DATA), at), end)
+    except OSError as error:
+        # Else there is no such thing here, or the file was cut: then it is data, and reading it says so.
+        hole = error.errno == errno.ENXIO and os.lseek(fd, 0, os.SEEK_END) >= end
+        return end if hole else at
 
 
 @released
@@ -192,7 +213,7 @@ def scan_segments(
     batch = _open_batch(blocks, lengths, hashes, payload, count, used)
     span = _open_span(batch, first_block, block_size, image_size, n_blocks, seed, previous)
     segments = _Segments(fds, offsets, seg_lengths)
-    done = 0
+    done, look = 0, previous is None
     while done < n_blocks:
         want = min(max(_READ_BYTES // block_size, 1), n_blocks - done)
         while want > 1 and batch.count == 0 and want > batch.room(block_size):
@@ -204,6 +225,11 @@ def scan_segments(
         segments.fill(data, f"the image ends inside block {first_block + done}")
         batch.keep_changed(data, span, done, want)
         done += want
+        # As in the native kernel: behind zeros that were read there may be a hole; one look in vain is the last one.
+        if look and done < n_blocks and not (batch.count and batch.blocks[batch.count - 1] == first_block + done - 1):
+            hole = segments.skip_hole(block_size, n_blocks - done)
+            look = hole > 0
+            done += hole
     return done, batch.count, batch.used
 
 

@@ -210,7 +210,7 @@ class VhdxWriter(Session):
         last = image_size // block_size
         if not direct or (image_size % block_size and last in blocks[:count]):
             return super().check_blocks(blocks, lengths, hashes, count, block_size, image_size, seed)
-        self.check_range(0, min((max(blocks[:count], default=-1) + 1) * block_size, image_size))
+        self.check_range(0, (max(blocks[:count], default=-1) + 1) * block_size)
         return check_batch(self, blocks, lengths, hashes, count, block_size, seed)
 
     def resize(self, size: int) -> None:
