@@ -82,6 +82,60 @@ def make_point() -> Iterator[Make]:
         yield make
 
 
+@pytest.fixture
+def make_steady(tmp_path: Path) -> Iterator[Make]:
+    """A point that stays as it is behind two deltas, while its replica goes on to a fourth."""
+    with steady(tmp_path, 3) as make:
+        yield make
+
+
+@pytest.fixture
+def make_steady_head(tmp_path: Path) -> Iterator[Make]:
+    """The head as it was, while its replica went on to three more points."""
+    with steady(tmp_path, 1) as make:
+        yield make
+
+
+@contextlib.contextmanager
+def steady(tmp_path: Path, first: int) -> Iterator[Make]:
+    """The replica's first point, opened when it has `first` of them."""
+    with contextlib.ExitStack() as stack:
+
+        def make(data: bytes) -> Image:
+            from secondsite.engine.replica.directory import Replica
+            from secondsite.engine.replica.steady import SteadyPoint
+
+            root, later = str(tmp_path / "replica"), bytearray(data)
+            for at in range(0, len(later), 8192):
+                later[at : at + 3] = b"new"
+            states = [data, bytes(later) + b"grown", bytes(later[: len(later) // 2]), bytes(later) * 2]
+            point: Image | None = None
+            for number, content in enumerate(states, 1):
+                engine.replicate(MemoryImage(content, path="disk"), root, block_size=4096, history="undo")
+                if number == first:
+                    point = stack.enter_context(SteadyPoint(Replica.open(root), "1"))
+            assert point is not None
+            return point
+
+        yield make
+
+
+@pytest.fixture
+def make_overlay(tmp_path: Path) -> Iterator[Make]:
+    """Half of it written over something else."""
+    with contextlib.ExitStack() as stack:
+
+        def make(data: bytes) -> Image:
+            from secondsite.engine.images.overlay import OverlayImage
+
+            base = MemoryImage(data[: len(data) // 2] + bytes(b ^ 255 for b in data[len(data) // 2 :]))
+            image = stack.enter_context(OverlayImage(base, tmp_path / "overlay", {"disk": "a test"}))
+            image.write(len(data) // 2, data[len(data) // 2 :])
+            return image
+
+        yield make
+
+
 WRITABLE = ["file", "memory", "failing", pytest.param("device", marks=pytest.mark.needs("loop"))]
 
 
@@ -91,7 +145,7 @@ def make_writable(request: pytest.FixtureRequest) -> Make:
     return request.getfixturevalue(f"make_{request.param}")  # type: ignore[no-any-return]
 
 
-@pytest.fixture(params=[*WRITABLE, "point"])
+@pytest.fixture(params=[*WRITABLE, "point", "steady", "steady_head", "overlay"])
 def make_any(request: pytest.FixtureRequest) -> Make:
     """Every image."""
     return request.getfixturevalue(f"make_{request.param}")  # type: ignore[no-any-return]
