@@ -18,11 +18,14 @@ from secondsite.engine.nbd import protocol as p
 from secondsite.engine.nbd.client import Connection
 from secondsite.engine.nbd.transport import TIMEOUT
 from secondsite.engine.nbd.url import NbdUrl, parse_url
-from secondsite.engine.units import GIB
+from secondsite.engine.units import GIB, MIB
 
 CONNECTIONS = 4
 # What one question for extents is about. A server may answer for more, or for less where there are many.
 _STATUS_PIECE = GIB
+# Of less than this nobody asks where its holes are: the answer takes a server 5 ms where it looks through a page cache
+# without holes (512 MiB on tmpfs), and reading 16 KiB takes 0.4 ms. 1,580 runs of changed blocks: 9.5 s, now 0.6 s.
+_STATUS_LEAST = MIB
 
 
 class NbdImage(Image):
@@ -93,6 +96,13 @@ class NbdImage(Image):
             return
         for at, stop, flags in self._status(start, end, p.CONTEXT_ALLOCATION, p.STATE_ZERO):
             yield Extent(at, stop - at, bool(flags))
+
+    def scan_extents(self, start: int, length: int) -> Iterator[Extent]:
+        """As `extents`; what is read as fast as it is asked about counts as data."""
+        if 0 < length <= _STATUS_LEAST:
+            self._check_end(start + length)
+            return iter((Extent(start, length, False),))
+        return self.extents(start, length)
 
     def changed(self, context: str | None = None) -> Iterator[tuple[int, int]]:
         """(start, length) of what a dirty bitmap names, in order: the URL's, or another context that was agreed on.
