@@ -26,6 +26,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 MIB = 1 << 20
 
+# pytest's importlib mode imports each file alone: what tests of several folders share is found by this.
+sys.path.insert(0, str(Path(__file__).parent))
+
 # Debian leaves the folders of mkfs.* out of a user's PATH.
 os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 
@@ -126,6 +129,16 @@ def guest() -> None:
         raise Lacking(str(error)) from None
 
 
+def libvhdi() -> None:
+    """Its Python module, in a Python of this machine; tests import `libvhdi` (tests/libvhdi.py)."""
+    import libvhdi as reader
+
+    try:
+        reader.python()
+    except LookupError as error:
+        raise Lacking(str(error)) from None
+
+
 # Sparse files: mkfs.xfs refuses less than 300 MiB, and writes a few of them.
 MKFS_XFS = ("mkfs.xfs", "-q", "-m", "reflink=1")
 PROBES: dict[str, Callable[[], None]] = {
@@ -137,6 +150,7 @@ PROBES: dict[str, Callable[[], None]] = {
     "headers": headers,
     "pip": packages,
     "guest": guest,
+    "libvhdi": libvhdi,
 }
 
 

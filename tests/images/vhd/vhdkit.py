@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import subprocess
 from pathlib import Path
 from uuid import UUID
@@ -65,24 +64,6 @@ def qemu(path: Path) -> bytes:
     out = path.with_suffix(".raw")
     subprocess.run(["qemu-img", "convert", "-f", "vpc", "-O", "raw", path, out], check=True, capture_output=True)
     return out.read_bytes()
-
-
-def libvhdi(path: Path, *parents: Path) -> bytes:
-    """The disk as libvhdi reads it."""
-    import pyvhdi
-
-    opened = []
-    for each in (path, *parents):
-        file = pyvhdi.file()
-        file.open(str(each))
-        opened.append(file)
-    for child, parent in itertools.pairwise(opened):
-        child.set_parent(parent)
-    try:
-        return bytes(opened[0].read_buffer_at_offset(opened[0].get_media_size(), 0))
-    finally:
-        for file in opened:
-            file.close()
 
 
 def vhdiinfo(path: Path) -> dict[str, str]:
