@@ -7,13 +7,15 @@ import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from secondsite.engine import errors
 from secondsite.engine.images import Image, Stamp, detect, is_qcow2, is_url, open_image
 from secondsite.engine.images.raw import real_path
-from secondsite.engine.replica import record
-from secondsite.engine.replica.directory import Replica
+
+# What reads replicas is imported where one is at hand: it takes 30 ms, which a conversion need not pay.
+if TYPE_CHECKING:
+    from secondsite.engine.replica.directory import Replica
 
 # File systems on which ctime moves with every write: local ones. Others (network, FUSE, FAT) may cache or round it.
 TRUSTED_MAGIC = {
@@ -153,6 +155,8 @@ def file_system(path: str) -> str | None:
 
 def remember(replica: Replica, stamp: tuple[Stamp, ...] | None, generation: int, now_ns: int) -> None:
     """Note what the source looked like when it was last equal to the head. Advice: losing it costs a scan."""
+    from secondsite.engine.replica import record
+
     fields = {"generation": generation, "checked_ns": now_ns, "stamp": [list(part) for part in stamp or ()]}
     try:
         replica.files.write_bytes(replica.layout.checked, record.pack(fields), durable=False)
@@ -178,6 +182,8 @@ class Noted(NamedTuple):
 
 def noted(replica: Replica, generation: int) -> Noted | None:
     """What was noted for this generation, or None where nothing was, or the note does not read."""
+    from secondsite.engine.replica import record
+
     path = replica.layout.checked
     try:
         fields, _ = record.read(replica.files, path)
