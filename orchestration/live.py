@@ -128,7 +128,7 @@ def rows(now: Status) -> list[tuple[str, str]]:
     if now.pending is not None:
         found.append(("pending", format_size(now.pending)))
     if now.tracker is not None:
-        stall = "" if now.stall_seconds is None else f", writers stood still for {now.stall_seconds * 1000:.1f} ms"
+        stall = "" if now.stall_seconds is None else f", writers stood still for {output.stall(now.stall_seconds)}"
         found.append(("tracker", now.tracker + stall))
     found.append(("cycles", f"{now.cycles}, {now.missed} missed, {now.failed} failed"))
     if now.error is not None:

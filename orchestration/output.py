@@ -135,3 +135,10 @@ def watching() -> Iterator[Watch]:
         watch.stop()
         for chosen, handler in before.items():
             signal.signal(chosen, handler)
+
+
+def stall(seconds: float) -> str:
+    """How long writers stood still, so that a short time is not said to be none: `24 µs`, `3.1 ms`, `2.0 s`."""
+    if seconds >= 1:
+        return f"{seconds:.1f} s"
+    return f"{seconds * 1e3:.1f} ms" if seconds >= 0.001 else f"{seconds * 1e6:.0f} µs"

@@ -136,7 +136,7 @@ def follow(done: Replicated) -> str:
     if done.scanned and done.tracker != "scan":
         parts.append("what changed was not known, all was read")
     if done.stall_seconds is not None:
-        parts.append(f"writers stood still for {done.stall_seconds * 1000:.1f} ms at most")
+        parts.append(f"writers stood still for {output.stall(done.stall_seconds)} at most")
     if done.kept_bytes:
         parts.append(f"{format_size(done.kept_bytes)} kept beside the source")
     if done.sampled:
