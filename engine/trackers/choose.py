@@ -130,7 +130,7 @@ def _find_clone(asked: Asked) -> Chosen | None:
 def _find_vhdx(asked: Asked) -> Chosen | None:
     if asked.origin.format != "vhdx":
         return None
-    return Chosen(_vhdx(asked), True, "a VHDX knows its checkpoints")
+    return Chosen(_vhdx(asked), True, "a VHDX names its changes only in a new checkpoint")
 
 
 NAMED: dict[str, Callable[[Asked], Tracker]] = {

@@ -46,7 +46,7 @@ def _image(found: engine.ImageInfo) -> None:
     pairs += [("parent", f"{path} {identifier}") for path, identifier in found.parents]
     if found.log is not None:
         pairs.append(("log", "dirty: it is replayed in memory" if found.log == "dirty" else found.log))
-    pairs += sorted(found.identifiers.items())
+    pairs += sorted((name.replace("_", " "), value) for name, value in found.identifiers.items())
     pairs += [("note", note) for note in found.notes]
     _lines(pairs)
 

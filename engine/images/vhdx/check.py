@@ -49,7 +49,8 @@ def remarks(layer: Layer) -> Iterator[str]:
     """What is unusual and harmless, as far as opening has shown it."""
     container, header = layer.container, layer.header
     if layer.replay:
-        yield f"the log is dirty: {len(layer.replay.entries)} entries are replayed while reading"
+        count = len(layer.replay.entries)
+        yield f"the log is dirty: {count} {'entry is' if count == 1 else 'entries are'} replayed while reading"
     if header.note:
         yield header.note
     if layer.regions.note:
