@@ -1,0 +1,1 @@
+"""Replicas on other hosts: messages, connections, and what goes over them (engine/DESIGN.md)."""
