@@ -74,7 +74,7 @@ def _cycle(
 ) -> Outcome:
     moment = options.clock()
     old = mend.newest(replica, resync=options.resync, time=format_time(moment))
-    _refuse_damage(replica, old, options)
+    refuse_damage(replica, old, options)
     if options.trust_mtime and old and not options.resync and sources.unchanged(replica, origin, old.generation):
         return Outcome("unchanged", old, scan.Tally(), replica.identity.history)
     # What names blocks makes the pages of the map that are read few; each is checked then.
@@ -203,7 +203,7 @@ class _Job:
             self.replica.warn(f"{self.origin.path}: {told}; the next cycle may read more")
 
 
-def _refuse_damage(replica: Replica, old: Point | None, options: Options) -> None:
+def refuse_damage(replica: Replica, old: Point | None, options: Options) -> None:
     """Raises Damaged where going on would hide what is known to be wrong, or write over what is left."""
     layout = replica.layout
     if old is None and replica.files.size(layout.head) >= 0:

@@ -101,7 +101,7 @@ def replicate(
         _refuse_inside(origin, root, files)
         opened = _open_or_create(root, files, origin, block_size, head, options)
         with opened.writing(force=resync):
-            _admit(opened, origin, block_size, head, epoch, accept_source)
+            admit(opened, origin, block_size, head, epoch, accept_source)
             if resync:
                 opened.mend_records()
             asked = choose.Asked(origin, opened, allow_parent_path, qemu, bitmap_since, next_bitmap)
@@ -163,7 +163,7 @@ def replicate_logs(
     with opened.writing():
         origin = HrlSource(opened, logs)
         try:
-            _admit(opened, origin, None, None, epoch, accept=False)
+            admit(opened, origin, None, None, epoch, accept=False)
             tracker = RangesTracker("hrl", origin, origin.overlay.changed_ranges)
             options = Options(fmt.parse_codec(codec), history, False, False, workers or default_workers(), clock)
             origin.announce()
@@ -239,7 +239,7 @@ def _open_or_create(
     return Replica.create(root, files, identity, probe=options.history != "undo")
 
 
-def _admit(
+def admit(
     replica: Replica,
     origin: sources.Source,
     block_size: int | None,

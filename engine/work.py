@@ -83,6 +83,19 @@ class Work:
         cycle.commit(point)
         return kind, point, history
 
+    def conclude(self, point: Point) -> tuple[str, Point, str]:
+        """Commit as this very point; Damaged where what was put does not have its seal."""
+        cycle = self._begin()
+        seal = cycle.seal()
+        if seal != point.seal:
+            raise errors.Damaged(
+                f"what came leads to the seal {seal[:16]}, the source's is {point.seal[:16]}",
+                path=self.replica.layout.root,
+            )
+        cycle.commit(point)
+        history = "undo" if isinstance(cycle, InPlace) else self.replica.identity.history
+        return point.kind, point, history
+
     def abort(self) -> None:
         if self.cycle is not None:
             self.cycle.abort()

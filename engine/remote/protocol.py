@@ -151,7 +151,7 @@ def decode(data: bytes | memoryview | msgspec.Raw, kind: type[T], peer: str) -> 
     try:
         return msgspec.msgpack.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise Garbled(f"expected {kind.__name__}: {error}", path=peer) from None
+        raise Garbled(f"expected {getattr(kind, '__name__', 'another message')}: {error}", path=peer) from None
 
 
 def agree(ours: Hello, theirs: Hello, peer: str) -> int:

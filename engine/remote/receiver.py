@@ -1,0 +1,194 @@
+"""The replica's end of a transfer: frames into the spool, and the whole of it applied as one ordinary cycle."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from secondsite.engine import attempts, errors, replication, units
+from secondsite.engine.blockmap import PAGE_BLOCKS, BlockMap
+from secondsite.engine.delta import format as fmt
+from secondsite.engine.files import Files
+from secondsite.engine.progress import Monitor
+from secondsite.engine.remote import protocol, spool, talk
+from secondsite.engine.remote.calls import Call
+from secondsite.engine.replica.container import check_format, check_size
+from secondsite.engine.replica.directory import Replica
+from secondsite.engine.replica.identity import Identity
+from secondsite.engine.replica.mend import Mending
+from secondsite.engine.replica.point import Point, format_time
+from secondsite.engine.work import Options, Work
+
+_MAX_NAME = 4096
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """The far source, as the rules for admission want it."""
+
+    name: str
+    format: str
+
+    def follows(self, name: str) -> bool:
+        return name == self.name
+
+
+class Receiver:
+    """One replica in a folder that the caller has chosen and allowed; `run` serves one call."""
+
+    def __init__(
+        self, root: str, files: Files, *, history: str = "auto", codec: str = "auto", workers: int = 1,
+        clock: Callable[[], datetime.datetime] = replication.utc_now,
+    ) -> None:  # fmt: skip
+        self.root, self.files = root, files
+        self.options = Options(fmt.parse_codec(codec), history, False, False, workers, clock)
+
+    def run(self, call: Call, begin: talk.Begin) -> Point | None:
+        """Until the point is there (None where nothing had changed), or an error, which the caller passes on. Raises
+        Busy for a second sender. What was spooled stays for the next attempt.
+        """
+        replica = self._replica(begin, call.peer)
+        with replica.writing():
+            origin: Any = _Origin(begin.source, begin.source_format)
+            replication.admit(
+                replica, origin, begin.block_size, begin.head, begin.epoch, begin.accept_source
+            )
+            return self._transfer(call, begin, replica)
+
+    def _replica(self, begin: talk.Begin, peer: str) -> Replica:
+        layout_size = begin.block_size or units.DEFAULT_BLOCK_SIZE
+        units.check_block_size(layout_size)
+        if begin.head is not None:
+            check_format(begin.head)
+        if max(len(begin.source), len(begin.source_format)) > _MAX_NAME or begin.size < 0:
+            raise protocol.Garbled("a name that is too long, or a negative size", path=peer)
+        if self.files.exists(self.root) and self.files.size(f"{self.root}/replica.json") >= 0:
+            return Replica.open(self.root, self.files)
+        check_size(begin.head or "raw", begin.size, peer)
+        made = Identity.new(
+            layout_size, format_time(self.options.clock()), begin.source, "undo", begin.source_format,
+            begin.head or "raw",
+        )  # fmt: skip
+        return Replica.create(self.root, self.files, made, probe=self.options.history != "undo")
+
+    def _transfer(self, call: Call, begin: talk.Begin, replica: Replica) -> Point | None:
+        old, identity = replica.newest(), replica.identity
+        attempts.refuse_damage(replica, old, self.options)
+        if begin.size > units.MAX_BLOCKS * identity.block_size:
+            raise errors.Usage(f"{begin.size} bytes are too many blocks of {identity.block_size}", path=call.peer)
+        if old is not None and old.virtual_bytes != begin.size and identity.head_format != "raw":
+            raise errors.Refused(
+                f"its head is of format {identity.head_format} and has {old.virtual_bytes} bytes, the source "
+                f"{begin.size}: only a raw head changes its size over the network",
+                path=replica.layout.root,
+            )
+        token = spool.Token(
+            old.generation if old else 0, old.seal if old else "", identity.block_size, identity.epoch, begin.size,
+            begin.source,
+        )  # fmt: skip
+        with Mending(replica, old, False, self.options.workers, Monitor(), lazily=True) as mending:
+            held = spool.Spool(replica, token, old.virtual_bytes if old else 0)
+            try:
+                return _Session(self, call, replica, mending, held).run()
+            finally:
+                held.close()
+
+
+class _Session:
+    """After admission: answers, frames, and the end."""
+
+    def __init__(
+        self, receiver: Receiver, call: Call, replica: Replica, mending: Mending, held: spool.Spool
+    ) -> None:
+        self.options, self.call, self.replica = receiver.options, call, replica
+        self.mending, self.held = mending, held
+
+    def run(self) -> Point | None:
+        old, identity, call = self.mending.old, self.replica.identity, self.call
+        call.send(talk.State(
+            replica_id=identity.replica_id, block_size=identity.block_size, seed=identity.seed,
+            epoch=identity.epoch, generation=old.generation if old else 0,
+            virtual_bytes=old.virtual_bytes if old else 0, seal=old.seal if old else "",
+            spool_bytes=self.held.end, spool_frames=len(self.held.offsets),
+        ))  # fmt: skip
+        try:
+            while True:
+                message = call.receive()
+                said = talk.from_source(message.control, call.peer)
+                if isinstance(said, talk.Finish):
+                    return self._finish(said)
+                if isinstance(said, talk.Ask):
+                    self._answer(said)
+                elif self.held.append(message.body, call.peer):
+                    call.send(talk.Answered(self.held.durable))
+        finally:
+            # Parked: what came goes on from here, whoever ended this.
+            if self.held.durable != self.held.end:
+                self.held.flush()
+
+    def _answer(self, asked: talk.Ask) -> None:
+        call, held = self.call, self.mending.previous
+        if asked.what == "table" and held is not None:
+            table = held.digests()
+            for at in range(0, len(table), talk.TABLE_PIECE):
+                call.send(None, table[at : at + talk.TABLE_PIECE])
+        elif asked.what == "pages" and held is not None and len(asked.pages) <= talk.MAX_PAGES:
+            for page in asked.pages:
+                call.send(None, self._page(held, page))
+        elif asked.what == "spool":
+            for frame in self.held.frames():
+                body = frame.runs.tobytes() if frame.runs else frame.blocks.tobytes() + bytes(frame.hashes)
+                count = len(frame.runs) // 2 if frame.runs else len(frame.blocks)
+                call.send(talk.Spooled(frame.head.kind, count), body)
+        else:
+            raise protocol.Garbled(f"asks for {asked.what!r}, which is not there", path=call.peer)
+        call.send(talk.Answered())
+
+    def _page(self, held: BlockMap, page: int) -> bytes:
+        if not 0 <= page < held.pages:
+            raise protocol.Garbled(f"asks for page {page} of {held.pages}", path=self.call.peer)
+        count = min(PAGE_BLOCKS, held.blocks - page * PAGE_BLOCKS)
+        found = held.read(page * PAGE_BLOCKS, count)
+        return bytes(found) if found is not None else bytes(16 * count)
+
+    def _finish(self, said: talk.Finish) -> Point | None:
+        old, size = self.mending.old, self.held.token.size
+        self.held.flush()
+        if not self.held.offsets and old is not None and old.virtual_bytes == size:
+            if said.seal != old.seal:
+                raise errors.Damaged("nothing was sent, and yet it ends with another seal", path=self.call.peer)
+            spool.drop(self.replica)
+            self._done("unchanged", old, self.replica.identity.history)
+            return None
+        kind, point, history = self._apply(said, old, size)
+        spool.drop(self.replica)
+        self._done(kind, point, history)
+        return point
+
+    def _apply(self, said: talk.Finish, old: Point | None, size: int) -> tuple[str, Point, str]:
+        work = Work(self.replica, old, size, self.options, self.mending)
+        try:
+            for batch in self.held.batches(self.replica.identity.seed):
+                work.put(batch, 0)
+            return work.conclude(
+                Point(
+                    (old.generation if old else 0) + 1, format_time(self.options.clock()), size, said.seal,
+                    "delta" if old else "initial", said.tracker[:64], said.read_bytes, said.changed_bytes,
+                    said.sent_bytes, self.replica.identity.epoch, self.replica.identity.replica_id.hex(),
+                )
+            )  # fmt: skip
+        except errors.Damaged:
+            # Frames that do not come to what the source says: they are worth nothing, and the next plan is a fresh one.
+            work.abort()
+            spool.drop(self.replica)
+            raise
+        except BaseException:
+            work.abort()
+            raise
+
+    def _done(self, kind: str, point: Point, history: str) -> None:
+        self.call.send(
+            talk.Done(kind=kind, generation=point.generation, seal=point.seal, time=point.time, history=history)
+        )

@@ -1,0 +1,105 @@
+"""What the two ends of a transfer say to each other, in order: Begin, State, then whatever the source side still needs
+to know, frames with their acknowledgements, Finish and Done."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from secondsite.engine.remote import protocol
+
+OPERATION = "replicate"
+
+# Pages of a block map that may be asked for at once.
+MAX_PAGES = 64
+TABLE_PIECE = 1024 * 1024
+
+
+class Begin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The source and how its replica is to be; checked as for a replica in a folder."""
+
+    name: str
+    source: str
+    source_format: str
+    size: int
+    block_size: int | None = None
+    head: str | None = None
+    epoch: int | None = None
+    accept_source: bool = False
+
+
+class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The replica's newest generation (0: none) and what is spooled for the next one."""
+
+    replica_id: bytes
+    block_size: int
+    seed: int
+    epoch: int
+    generation: int
+    virtual_bytes: int
+    seal: str
+    spool_bytes: int
+    spool_frames: int
+
+
+class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="ask"):
+    """`what` is table, pages (of these numbers) or spool; the answers come as bodies, ended by Answered."""
+
+    what: str
+    pages: list[int] = []
+
+
+class Spooled(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="spooled"):
+    """One spooled frame; the body holds its block numbers and hashes, or its runs of zeros."""
+
+    kind: int
+    count: int
+
+
+class Answered(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="answered"):
+    """The end of an answer, or a frame acknowledged: the spool is durable up to `durable` bytes."""
+
+    durable: int = 0
+
+
+class Frames(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="frames"):
+    """The body is one frame of a delta."""
+
+
+class Finish(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="finish", kw_only=True):
+    """All was sent. `seal` is what the replica's block map must be then."""
+
+    seal: str
+    tracker: str
+    read_bytes: int
+    changed_bytes: int
+    sent_bytes: int
+
+
+class Done(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="done", kw_only=True):
+    """The replica durably holds the point."""
+
+    kind: str
+    generation: int
+    seal: str
+    time: str
+    history: str
+
+
+FromSource = Ask | Frames | Finish
+FromReplica = Spooled | Answered | Done
+
+
+def from_source(data: bytes, peer: str) -> FromSource:
+    """Raises Garbled."""
+    kind: Any = FromSource
+    found: FromSource = protocol.decode(data, kind, peer)
+    return found
+
+
+def from_replica(data: bytes, peer: str) -> FromReplica:
+    """Raises Garbled."""
+    kind: Any = FromReplica
+    found: FromReplica = protocol.decode(data, kind, peer)
+    return found
