@@ -6,13 +6,13 @@ import random
 import threading
 
 import pytest
+from transfer import BLOCK, Fault, Pair, Proxy, scribble
+
 from secondsite.engine import errors
 from secondsite.engine.files.memory import MemoryFiles
 from secondsite.engine.images.memory import MemoryImage
 from secondsite.engine.remote.sender import Sent
 from secondsite.engine.replica.directory import Replica
-
-from transfer import BLOCK, Fault, Pair, Proxy, scribble
 
 pytestmark = pytest.mark.timeout(60)
 
