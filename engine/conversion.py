@@ -8,17 +8,19 @@ import time
 from collections.abc import Callable, Sequence
 
 from secondsite.engine import errors, scan
-from secondsite.engine.batch import SMALL_BATCH_BYTES, Batch
+from secondsite.engine.batch import Batch
 from secondsite.engine.files import LocalFiles
 from secondsite.engine.images import Image, ShortImage, open_image
 from secondsite.engine.progress import Monitor, Progress
 from secondsite.engine.replica.container import create_container
 from secondsite.engine.results import Converted
 from secondsite.engine.source import Source
-from secondsite.engine.units import KIB
+from secondsite.engine.units import KIB, MIB
 from secondsite.engine.workers import default_workers
 
 _BLOCK = 64 * KIB
+# Raw to VHDX, 0.9 GiB on tmpfs: 0.69 s of one processor; 0.73 s with 1 MiB, 0.77 s with 512 KiB, 0.70 s with 4 MiB.
+_BATCH_BYTES = 2 * MIB
 # Nobody keeps these hashes: they prove within one call that what is read back is what was written.
 _SEED = 0
 
@@ -91,7 +93,7 @@ def _fill(
         try:
             tally = scan.Scan(
                 image, None, Writer(made, size), size=size, block_size=_BLOCK, seed=_SEED, workers=workers,
-                batch_bytes=SMALL_BATCH_BYTES, monitor=monitor,
+                batch_bytes=_BATCH_BYTES, monitor=monitor,
             ).run()  # fmt: skip
         except ShortImage as error:
             if error.path != image.path:

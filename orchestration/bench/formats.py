@@ -24,8 +24,12 @@ PARENTS, PARENT_FIGURE, READ_FACTOR = (16 * GIB, 1 * TIB), 0.5, 1.1
 
 def formats(bench: Bench) -> None:
     """All of them; those with qemu-img as a peer where it is installed."""
-    image = bench.folder / "source.vhdx"
-    bench.ours("convert", bench.source, image, "--format", "vhdx")
+    image, made = bench.folder / "source.vhdx", bench.folder / "made.vhdx"
+    bench.ours("convert", bench.source, made, "--format", "vhdx")
+    # Written in order by one thread, as the raw image is. As two threads of ours left it in memory, page by page in
+    # turn, 0.9 GiB took 0.16 s to read on tmpfs, against 0.11 s for the copy and for the raw image.
+    process.run(["cp", "--sparse=auto", str(made), str(image)])
+    remove(made)
     _scan(bench, image)
     if process.which("qemu-img"):
         _convert(bench, image)
