@@ -23,6 +23,7 @@ from secondsite.engine import errors
 from secondsite.engine.progress import Limiter
 from secondsite.engine.remote import protocol as p
 from secondsite.engine.remote.calls import Call
+from secondsite.engine.remote.schedule import Throttle
 from secondsite.engine.remote.wire import Closed, Wire
 
 T = TypeVar("T")
@@ -52,7 +53,7 @@ class Connection:
         heartbeat: float = HEARTBEAT_SECONDS, idle: float = IDLE_SECONDS, window: int = WINDOW,
     ) -> None:  # fmt: skip
         self.peer, self.window = peer, window
-        self.limiter: Limiter | None = None
+        self.limiter: Limiter | Throttle | None = None
         self.failed: errors.Error | None = None
         self._wire = Wire(sock, peer, min(idle, HELLO_SECONDS))
         self._heartbeat = heartbeat

@@ -20,6 +20,7 @@ from secondsite.engine.delta.writer import FrameBuffer
 from secondsite.engine.progress import Monitor
 from secondsite.engine.remote import protocol, talk
 from secondsite.engine.remote.calls import Call
+from secondsite.engine.remote.compression import LADDER, Choice
 from secondsite.engine.remote.connection import Connection
 from secondsite.engine.remote.mapcache import MapCache
 from secondsite.engine.source import Source
@@ -61,10 +62,12 @@ class Sending:
 
 
 class Sender:
-    """Sends one source to one far replica over connections that the caller makes. `begin.size` is set by each cut."""
+    """Sends one source to one far replica over connections that the caller makes. `begin.size` is set by each attempt;
+    without a `codec` it is chosen as the transfer goes.
+    """
 
     def __init__(
-        self, origin: Source, tracker: Tracker, begin: talk.Begin, cache: MapCache, *, codec: tuple[int, int],
+        self, origin: Source, tracker: Tracker, begin: talk.Begin, cache: MapCache, *, codec: tuple[int, int] | None,
         workers: int = 1, monitor: Monitor | None = None, sent: Sent | None = None,
     ) -> None:  # fmt: skip
         self.origin, self.tracker, self.begin, self.cache = origin, tracker, begin, cache
@@ -98,7 +101,7 @@ class Sender:
                 raise errors.SourceChanged("it changed its size while it was looked at", path=self.origin.path)
             if not cut.frozen:
                 before = self.origin.settled()
-            outlet = Outlet(call, state, held, self.codec, self.sent)
+            outlet = Outlet(call, state, held, self.codec, self.sent, self.workers)
             tally = self._scan(cut, state, held, size, outlet)
             if not cut.frozen and self.origin.stamp() != before:
                 raise errors.SourceChanged("it was written while it was read", path=self.origin.path)
@@ -139,25 +142,37 @@ class Outlet:
     """A scan's sink: frames go to the replica, hashes into the map that it will have."""
 
     def __init__(
-        self, call: Call, state: talk.State, held: BlockMap, codec: tuple[int, int], sent: Sent
+        self, call: Call, state: talk.State, held: BlockMap, codec: tuple[int, int] | None, sent: Sent, workers: int
     ) -> None:
         self.call, self.held, self.sent = call, held, sent
         self.tag = int.from_bytes(state.replica_id[:8], "little")
         self.codec, self.bytes = codec, 0
-        self._buffers: dict[int, FrameBuffer] = {}
+        self.choice = Choice(workers) if codec is None else None
+        self._buffers: dict[tuple[int, int], FrameBuffer] = {}
         self._lock = threading.Lock()
 
-    def put(self, batch: Batch, worker: int) -> None:
-        """Encode outside the lock, send inside: frames of one call go one after the other."""
-        if worker not in self._buffers:
-            self._buffers[worker] = FrameBuffer(*self.codec)
-        buffer = self._buffers[worker]
+    def _pack(self, batch: Batch, worker: int) -> FrameBuffer:
+        step = self.choice.next() if self.choice is not None else 0
+        if (worker, step) not in self._buffers:
+            self._buffers[worker, step] = FrameBuffer(*(self.codec or LADDER[step]))
+        buffer = self._buffers[worker, step]
+        began = time.perf_counter()
         buffer.encode(batch, self.tag)
+        if self.choice is not None:
+            self.choice.packed(step, batch.used, buffer.used, time.perf_counter() - began)
+        return buffer
+
+    def put(self, batch: Batch, worker: int) -> None:
+        """Pack outside the lock, send inside: frames of one call go one after the other."""
+        buffer = self._pack(batch, worker)
         with self._lock:
+            began = time.perf_counter()
             for start, end in _bounds(buffer):
                 self.call.send(talk.Frames(), buffer.data[start:end])
                 self.sent.add(end - start)
                 self.bytes += end - start
+            if self.choice is not None:
+                self.choice.sent(buffer.used, time.perf_counter() - began)
             while (message := self.call.poll()) is not None:
                 talk.from_replica(message.control, self.call.peer)
         self.held.store(batch.blocks, batch.hashes, batch.count)

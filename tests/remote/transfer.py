@@ -88,7 +88,7 @@ class Pair:
 
     def cycle(
         self, proxy: Proxy | None = None, sent: Sent | None = None, tracker: Tracker | None = None, *,
-        codec: tuple[int, int] = (1, 1), workers: int = 2, epoch: int | None = None, source: str = "name:disk",
+        codec: tuple[int, int] | None = None, workers: int = 2, epoch: int | None = None, source: str = "name:disk",
         accept: bool = False,
     ) -> Sending:  # fmt: skip
         """One attempt over a new connection; what it raises is what the source's side sees."""

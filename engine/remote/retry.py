@@ -1,0 +1,60 @@
+"""Attempts of one cycle until it is there: which errors are tried again, and when (R6.3, R6.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+from secondsite.engine import errors
+
+T = TypeVar("T")
+
+# 1, 2, 4, 8 and 10 minutes, then every 30 (R6.4).
+DELAYS = (60.0, 120.0, 240.0, 480.0, 600.0, 1800.0)
+_LOOK_SECONDS = 0.25
+
+
+def delays(told: Sequence[float] = DELAYS) -> Iterator[float]:
+    """Seconds before each further attempt; the last of them for ever."""
+    yield from told
+    while True:
+        yield told[-1]
+
+
+def run(
+    attempt: Callable[[], T],
+    *,
+    sleep: Callable[[float], None],
+    cancel: Callable[[], bool] = lambda: False,
+    say: Callable[[errors.Error, float], None] = lambda error, seconds: None,
+    told: Sequence[float] = DELAYS,
+    attempts: int | None = None,
+    progressed: Callable[[], object] = lambda: None,
+) -> T:
+    """`attempt` until it succeeds, raises what another attempt would not mend (authentication, a broken chain, a rule
+    that forbids it), was made `attempts` times, or `cancel` says so. An attempt that got further, which is one after
+    which `progressed` returns another value, begins the delays anew. `say` is told before each wait.
+    """
+    waits, before, made = delays(told), progressed(), 0
+    while True:
+        made += 1
+        try:
+            return attempt()
+        except errors.Error as error:
+            if not error.retryable or (attempts is not None and made >= attempts):
+                raise
+            now = progressed()
+            if now != before:
+                waits, before = delays(told), now
+            seconds = next(waits)
+            say(error, seconds)
+        _wait(seconds, sleep, cancel)
+
+
+def _wait(seconds: float, sleep: Callable[[float], None], cancel: Callable[[], bool]) -> None:
+    while seconds > 0:
+        if cancel():
+            raise errors.Cancelled("stopped on request while it waited to try again")
+        step = min(seconds, _LOOK_SECONDS)
+        sleep(step)
+        seconds -= step
