@@ -1,0 +1,90 @@
+"""TLS between hosts that pinned each other: version 1.3, both show certificates, nothing else is spoken.
+
+OpenSSL refuses who has none, an expired or an unknown one; afterwards the key itself is compared with the pins, so that
+whatever a pinned key may have signed opens nothing. A context holds the peers of the moment it was made: the agent
+makes one for each connection, which is what lets a revocation count at once.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Mapping
+
+from secondsite.engine import errors
+from secondsite.engine.remote import identity as ids
+
+HANDSHAKE_SECONDS = 20.0
+
+
+class Untrusted(errors.Refused):
+    """The other side is not who it is to be, or does not take us. Trying again changes nothing."""
+
+
+def context(identity: ids.Identity, peers: Mapping[str, str], *, server: bool) -> ssl.SSLContext:
+    """For one side; `peers` are the certificates (PEM) that it takes, by pin. Raises Unreachable, Damaged."""
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
+    made.minimum_version = ssl.TLSVersion.TLSv1_3
+    made.check_hostname = False  # keys are pinned; a host may have any name and address
+    made.verify_mode = ssl.CERT_REQUIRED
+    if server:
+        made.num_tickets = 0  # a resumed session would pass without its certificate being looked at
+    try:
+        made.load_cert_chain(identity.certificate_path, identity.key_path, password="")
+        if peers:
+            made.load_verify_locations(cadata="\n".join(peers.values()))
+    except ssl.SSLError as error:
+        what = f"cannot be used for TLS: {error.reason or error}"
+        raise errors.Damaged(what, path=str(identity.folder)) from None
+    except OSError as error:
+        raise errors.from_os(error, identity.folder, "read the identity") from None
+    return made
+
+
+def shake(
+    sock: socket.socket, identity: ids.Identity, peers: Mapping[str, str], peer: str, *,
+    server: bool, timeout: float = HANDSHAKE_SECONDS,
+) -> tuple[ssl.SSLSocket, str]:  # fmt: skip
+    """Encrypt a connected socket; it and the pin of who is there. Raises Untrusted, Unreachable; then it is closed.
+
+    With TLS 1.3 a client's handshake is over before the server has looked at its certificate: that the server does not
+    take it is an SSLError of the client's first read.
+    """
+    secure: ssl.SSLSocket | None = None
+    try:
+        sock.settimeout(timeout)
+        secure = context(identity, peers, server=server).wrap_socket(sock, server_side=server)
+        return secure, _pinned(secure, peers, peer)
+    except BaseException as error:
+        (secure or sock).close()
+        if isinstance(error, OSError):  # every SSLError is one
+            raise refusal(error, peer) from None
+        raise
+
+
+def _pinned(secure: ssl.SSLSocket, peers: Mapping[str, str], peer: str) -> str:
+    shown = secure.getpeercert(binary_form=True)
+    found = ids.pin(shown, peer) if shown else ""
+    if found not in peers:
+        raise Untrusted("shows a key that is not paired with this host", path=peer)
+    return found
+
+
+def refusal(error: OSError, peer: str) -> errors.Error:
+    """What a failed handshake, or a first read that fails, means: Untrusted where it is about certificates."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        if error.verify_code == 10:
+            return Untrusted("its certificate has expired", path=peer)
+        if error.verify_code == 9:
+            return Untrusted("its certificate does not hold yet: compare the clocks", path=peer)
+        return Untrusted("its certificate is not paired with this host", path=peer)
+    reason = str(getattr(error, "reason", "") or "")
+    if "PEER_DID_NOT_RETURN" in reason:
+        return Untrusted("shows no certificate", path=peer)
+    if "ALERT" in reason and any(word in reason for word in ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED")):
+        return Untrusted("does not take this host's certificate: it is not paired, revoked or expired", path=peer)
+    if isinstance(error, TimeoutError):
+        return errors.Unreachable("does not finish the TLS handshake", path=peer)
+    if isinstance(error, ssl.SSLError):
+        return errors.Unreachable(f"TLS fails: {reason or error}", path=peer)
+    return errors.from_os(error, peer, "connect")

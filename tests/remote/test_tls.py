@@ -1,0 +1,177 @@
+"""Who may connect: both sides over a real socket pair, and everybody who is to be kept out."""
+
+from __future__ import annotations
+
+import datetime
+import socket
+import ssl
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from secondsite.engine import errors
+from secondsite.engine.remote import identity, tls
+from secondsite.engine.remote.identity import Identity
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> list[Identity]:
+    return [identity.create(tmp_path_factory.mktemp(name), name="host") for name in ("east", "west", "other")]
+
+
+def known(*them: Identity) -> dict[str, str]:
+    return {one.pin: one.certificate for one in them}
+
+
+class Meeting:
+    """A server's handshake in a thread; `refused` is how it ended where it failed, `pin` who it saw."""
+
+    def __init__(self, server: Identity, peers: Mapping[str, str], timeout: float = 10) -> None:
+        self.near, far = socket.socketpair()
+        self.refused: errors.Error | None = None
+        self.pin = ""
+        self._thread = threading.Thread(target=self._serve, args=(far, server, peers, timeout))
+        self._thread.start()
+
+    def _serve(self, sock: socket.socket, server: Identity, peers: Mapping[str, str], timeout: float) -> None:
+        try:
+            secure, self.pin = tls.shake(sock, server, peers, "client", server=True, timeout=timeout)
+            with secure:
+                secure.sendall(b"welcome")
+        except errors.Error as error:
+            self.refused = error
+
+    def end(self) -> None:
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+        self.near.close()
+
+
+def arrive(meeting: Meeting, client: Identity, peers: Mapping[str, str]) -> tuple[bytes, errors.Error | None]:
+    """What the client read, or why it did not."""
+    try:
+        secure, _ = tls.shake(meeting.near, client, peers, "server", server=False)
+        with secure:
+            return secure.recv(7), None
+    except errors.Error as error:
+        return b"", error
+    except OSError as error:
+        return b"", tls.refusal(error, "server")
+    finally:
+        meeting.end()
+
+
+def test_paired_hosts_meet_and_know_each_other(hosts: list[Identity]) -> None:
+    east, west, _ = hosts
+    meeting = Meeting(east, known(west))
+    secure, pin = tls.shake(meeting.near, west, known(east), "server", server=False)
+    with secure:
+        assert secure.recv(7) == b"welcome" and secure.version() == "TLSv1.3"
+    meeting.end()
+    assert (pin, meeting.pin) == (east.pin, west.pin)
+
+
+def test_a_client_that_is_not_paired_is_refused_and_told(hosts: list[Identity]) -> None:
+    east, west, other = hosts
+    meeting = Meeting(east, known(west))
+    got, why = arrive(meeting, other, known(east))
+    assert got == b"" and isinstance(meeting.refused, tls.Untrusted)
+    assert isinstance(why, tls.Untrusted) and not why.retryable
+
+
+def test_a_server_that_is_not_the_paired_one_is_refused(hosts: list[Identity]) -> None:
+    east, west, other = hosts
+    meeting = Meeting(other, known(west))
+    got, why = arrive(meeting, west, known(east))
+    assert got == b"" and isinstance(why, tls.Untrusted)
+
+
+def test_a_revoked_client_is_refused_by_the_next_handshake(hosts: list[Identity]) -> None:
+    east, west, _ = hosts
+    peers = known(west)
+    assert arrive(Meeting(east, peers), west, known(east)) == (b"welcome", None)
+    del peers[west.pin]
+    meeting = Meeting(east, peers)
+    got, why = arrive(meeting, west, known(east))
+    assert got == b"" and isinstance(why, tls.Untrusted) and isinstance(meeting.refused, tls.Untrusted)
+
+
+def test_an_expired_certificate_is_refused_by_either_side(hosts: list[Identity], tmp_path: Path) -> None:
+    east, west, _ = hosts
+    old = expired(tmp_path)
+    meeting = Meeting(east, known(old))
+    got, why = arrive(meeting, old, known(east))
+    assert got == b"" and "expired" in str(meeting.refused) and isinstance(why, tls.Untrusted)
+    got, why = arrive(Meeting(old, known(west)), west, known(old))
+    assert got == b"" and isinstance(why, tls.Untrusted) and "expired" in str(why)
+
+
+def expired(folder: Path) -> Identity:
+    """An identity whose certificate ended yesterday."""
+    return identity.create(folder, days=1, now=datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=2))
+
+
+def test_clocks_may_differ_by_a_day_and_not_by_a_week(hosts: list[Identity], tmp_path: Path) -> None:
+    east = hosts[0]
+    now = datetime.datetime.now(datetime.UTC)
+    ahead = identity.create(tmp_path / "day", now=now + datetime.timedelta(days=1))
+    assert arrive(Meeting(east, known(ahead)), ahead, known(east)) == (b"welcome", None)
+    far = identity.create(tmp_path / "week", now=now + datetime.timedelta(days=7))
+    meeting = Meeting(east, known(far))
+    got, _ = arrive(meeting, far, known(east))
+    assert got == b"" and "compare the clocks" in str(meeting.refused)
+
+
+def test_a_client_without_a_certificate_is_refused(hosts: list[Identity]) -> None:
+    east, west, _ = hosts
+    meeting = Meeting(east, known(west))
+    bare = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    bare.check_hostname, bare.verify_mode = False, ssl.CERT_NONE
+    with bare.wrap_socket(meeting.near) as secure, pytest.raises(OSError) as caught:
+        secure.recv(7)
+    meeting.end()
+    assert "no certificate" in str(meeting.refused)
+    assert isinstance(tls.refusal(caught.value, "server"), tls.Untrusted)
+
+
+def test_an_older_tls_is_refused(hosts: list[Identity]) -> None:
+    east, west, _ = hosts
+    meeting = Meeting(east, known(west))
+    made = tls.context(west, known(east), server=False)
+    made.minimum_version = made.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pytest.raises(ssl.SSLError):
+        made.wrap_socket(meeting.near)
+    meeting.end()
+    assert meeting.refused is not None and meeting.pin == ""
+
+
+def test_another_certificate_that_a_paired_key_signed_opens_nothing(hosts: list[Identity], tmp_path: Path) -> None:
+    """The key of `other` under a certificate that the paired `west` signed."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+
+    east, west, other = hosts
+    signer = serialization.load_pem_private_key(west.key_path.read_bytes(), None)
+    parent, child = (identity.parse(one.certificate, "it") for one in (west, other))
+    forged = (
+        x509.CertificateBuilder().subject_name(child.subject).issuer_name(parent.subject)
+        .public_key(child.public_key()).serial_number(7)
+        .not_valid_before(child.not_valid_before_utc).not_valid_after(child.not_valid_after_utc)
+        .sign(signer, hashes.SHA256())  # type: ignore[arg-type]
+    )  # fmt: skip
+    (tmp_path / "key.pem").write_bytes(other.key_path.read_bytes())
+    (tmp_path / "key.pem").chmod(0o600)
+    (tmp_path / "certificate.pem").write_bytes(forged.public_bytes(serialization.Encoding.PEM))
+    meeting = Meeting(east, known(west))
+    got, _ = arrive(meeting, identity.load(tmp_path), known(east))
+    assert got == b"" and isinstance(meeting.refused, tls.Untrusted)
+
+
+def test_who_does_not_shake_hands_is_given_up(hosts: list[Identity]) -> None:
+    east, west, _ = hosts
+    meeting = Meeting(east, known(west), timeout=0.2)
+    meeting.end()
+    assert isinstance(meeting.refused, errors.Unreachable) and meeting.refused.retryable
+    assert not isinstance(meeting.refused, tls.Untrusted)
