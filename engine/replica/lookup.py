@@ -21,8 +21,8 @@ from secondsite.engine.delta.reader import DeltaReader, Frame
 WINDOW = 256
 # Block numbers of frames that were read, kept for the next window: random writes give frames that span many.
 _TABLE_BYTES = 64 << 20
-# Frames kept decoded, 256 KiB each.
-_CACHE_FRAMES = 64
+# Frames of 256 KiB kept for the blocks of their window: of 100 deltas with random writes each has two or three there.
+_FRAME_BYTES = 96 << 20
 
 BASE, ZERO = 0, 1
 # What the follower of a head adds (steady.py); a delta's word counts more.
@@ -36,7 +36,7 @@ class Layer:
     def __init__(self, reader: DeltaReader) -> None:
         index = reader.index()
         self.reader = reader
-        self.base_size = reader.header.base_size
+        self.base_size, self.size = reader.header.base_size, reader.file.size
         self.firsts = array("Q", index[0::3].tolist())
         self.offsets = array("Q", index[2::3].tolist())
         # The highest block of this frame and of all before it: frames of two workers may overlap.
@@ -54,6 +54,25 @@ class Layer:
             yield self.offsets[at]
 
 
+class _Held:
+    """A frame in memory: as it was read, and from its first use on decoded. `bytes` is the larger of the two."""
+
+    __slots__ = ("_frame", "_raw", "blocks", "bytes", "runs")
+
+    def __init__(self, frame: Frame) -> None:
+        self.blocks, self.runs = frame.blocks, frame.runs
+        self.bytes = max(len(frame.body), frame.head.raw)
+        self._frame: Frame | None = frame
+        self._raw = memoryview(b"")
+
+    def payload(self, decoder: object) -> memoryview:
+        """The blocks back to back. Raises Damaged."""
+        if self._frame is not None:
+            self._raw = self._frame.payload(decoder)
+            self._frame = None
+        return self._raw
+
+
 class Lookup:
     """For a point of `size` bytes seen through `layers`, its own delta first. Calls are made one at a time."""
 
@@ -68,7 +87,8 @@ class Lookup:
         self._numbers: dict[tuple[int, int], int] = {}
         self._tables: OrderedDict[tuple[int, int], tuple[array[int], array[int]]] = OrderedDict()
         self._held = 0
-        self._decoded: OrderedDict[int, tuple[Frame, bytearray]] = OrderedDict()
+        self._frames: OrderedDict[tuple[int, int], _Held] = OrderedDict()
+        self._frame_bytes = 0
         self._decoder = kernel.codec.Decoder()
 
     def fill(self, first: int, end: int) -> None:
@@ -105,8 +125,8 @@ class Lookup:
         if key in self._tables:
             self._tables.move_to_end(key)
             return self._tables[key]
-        frame = self._layers[number].reader.frame(offset)
-        made = self._tables[key] = (frame.blocks, frame.runs)
+        held = self._hold(key, self._layers[number])
+        made = self._tables[key] = (held.blocks, held.runs)
         self._held += 8 * (len(made[0]) + len(made[1])) + 200
         while self._held > _TABLE_BYTES and len(self._tables) > 1:
             _, (blocks, runs) = self._tables.popitem(last=False)
@@ -123,17 +143,24 @@ class Lookup:
     def block(self, value: int, block: int) -> memoryview:
         """The bytes of a block whose entry is a frame. Raises Damaged."""
         number = value - _FRAMES
-        if number in self._decoded:
-            self._decoded.move_to_end(number)
-        else:
-            frame = self._layers[self._layer_of[number]].reader.frame(self._offset_of[number])
-            self._decoded[number] = (frame, frame.decode(self._decoder))
-            if len(self._decoded) > _CACHE_FRAMES:
-                self._decoded.popitem(last=False)
-        frame, raw = self._decoded[number]
+        layer = self._layer_of[number]
+        held = self._hold((layer, self._offset_of[number]), self._layers[layer])
         # All blocks of a frame but the disk's last one are whole.
-        at = bisect_left(frame.blocks, block) * self._block_size
-        return memoryview(raw)[at : at + min(self._block_size, self._size - block * self._block_size)]
+        at = bisect_left(held.blocks, block) * self._block_size
+        return held.payload(self._decoder)[at : at + min(self._block_size, self._size - block * self._block_size)]
+
+    def _hold(self, key: tuple[int, int], layer: Layer) -> _Held:
+        """A frame, read and checked at its first use, and kept for a while. Raises Damaged."""
+        held = self._frames.get(key)
+        if held is not None:
+            self._frames.move_to_end(key)
+            return held
+        held = self._frames[key] = _Held(layer.reader.frame(key[1], layer.size))
+        self._frame_bytes += held.bytes
+        while self._frame_bytes > _FRAME_BYTES and len(self._frames) > 1:
+            _, dropped = self._frames.popitem(last=False)
+            self._frame_bytes -= dropped.bytes
+        return held
 
     def close(self) -> None:
         self.table.release()
