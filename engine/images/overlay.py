@@ -45,11 +45,10 @@ class OverlayImage(Image):
         self._data_at = -(-(_PAGE * (1 + self._pages)) // MIB) * MIB
         self._lock = threading.Lock()
         header = self._pack(over)
-        new = not os.path.exists(self.path)
-        self._file = RawImage(self.path, "create" if new else "rw")
+        self._file = _open(self.path)
         try:
             self._hold()
-            if new or self._file.size == 0:
+            if self._file.size == 0:
                 self._file.write(_PAGE, bytes(_PAGE * self._pages))
                 self._file.flush()
                 self._file.write(0, header)
@@ -216,3 +215,14 @@ class OverlayImage(Image):
             finally:
                 self._file.close()
                 self.base.close()
+
+
+def _open(path: str) -> RawImage:
+    """The file, made where there is none, and emptied never: another process may have made it this very moment."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600))
+    except OSError as error:
+        raise errors.from_os(error, path, "open it") from None
+    except ValueError as error:
+        raise errors.Usage(f"{path!r} is no name of a file: {error}") from None
+    return RawImage(path, "rw")

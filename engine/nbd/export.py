@@ -60,13 +60,15 @@ def allocation(image: Image) -> Status:
             if found and (one or len(found) >= 2 * MAX_STRETCHES):
                 break
             _append(found, extent.length, flags)
+        # What a disk of exabytes is in one piece has many of these lengths.
+        del found[2 * MAX_STRETCHES :]
         return found if not one else found[:2]
 
     return status
 
 
 def _append(found: array[int], length: int, flags: int) -> None:
-    while length > _LONGEST:
+    while length > _LONGEST and len(found) < 2 * MAX_STRETCHES:
         found.extend((_LONGEST, flags))
         length -= _LONGEST
     found.extend((length, flags))
