@@ -1,0 +1,246 @@
+"""NBD servers: ours, with its change map, against qemu-nbd and nbdkit; and points behind many undo deltas.
+
+Each server has a file of its own with the same bytes, and each load goes to all of them in turn.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+
+from secondsite import engine
+from secondsite.engine import errors
+from secondsite.engine.units import GIB, KIB, MIB
+from secondsite.orchestration.bench import process, rows
+from secondsite.orchestration.bench.context import Bench, remove
+
+# Name, fio's rw, block size and depth of each load.
+Load = tuple[str, str, int, int]
+LOADS: tuple[Load, ...] = (
+    ("4 KiB random read", "randread", 4 * KIB, 16),
+    ("4 KiB random write", "randwrite", 4 * KIB, 16),
+    ("1 MiB sequential read", "read", MIB, 4),
+    ("1 MiB sequential write", "write", MIB, 4),
+)
+LOAD_SECONDS, LOAD_BYTES = 4, 16 * MIB
+# The least ratio to the better of the peers: alone, and with a cycle a second.
+FIGURE, CYCLING_FIGURE, COPY_FIGURE = 0.9, 0.75, 1.2
+# An older point's sequential read against the newest one's, and when its first byte must be there.
+DELTAS, POINT_FIGURE, FIRST_BYTE_SECONDS = 100, 0.5, 1.0
+_START_SECONDS = 20.0
+
+
+def servers(bench: Bench) -> None:
+    """Random and sequential loads of fio, and nbdcopy, on each server."""
+    if not _loads():
+        bench.skipped["servers"] = "fio with its engine nbd is not installed"
+        return
+    size = min(bench.work.virtual_bytes // MIB * MIB, GIB)
+    made: list[Path] = []
+    try:
+        with ExitStack() as stack:
+            sides: dict[str, str] = {}
+            for name, start in _SERVERS.items():
+                if process.which(name if name != "ours" else "fio") is None:
+                    continue
+                image = bench.folder / f"{name}.raw"
+                made.append(image)
+                fill(image, size, seed=7)
+                sides[name] = stack.enter_context(start(bench, image, bench.folder / f"{name}.sock"))
+            _compare(bench, sides, size)
+            _while_cycling(bench, sides, made[0], size)
+    finally:
+        for path in (*made, bench.folder / "served-replica", *bench.folder.glob(".ours.raw.secondsite-*")):
+            remove(path)
+
+
+def _compare(bench: Bench, sides: dict[str, str], size: int) -> None:
+    for load in LOADS:
+        taken = _in_turn(bench, sides, load, size)
+        _against_best(bench, load[0], taken, FIGURE)
+    if process.which("nbdcopy") is not None:
+        taken = rows.alternate(bench.rounds, {side: partial(_copy, url) for side, url in sides.items()})
+        for peer in (side for side in sides if side != "ours"):
+            figure = bench.figure(COPY_FIGURE) if peer == "qemu-nbd" else None
+            bench.add(rows.compare("servers", "nbdcopy", taken["ours"], peer, taken[peer], figure=figure, size=size))
+
+
+def _while_cycling(bench: Bench, sides: dict[str, str], image: Path, size: int) -> None:
+    """The random write again, while our image is replicated every second."""
+    replica = bench.folder / "served-replica"
+    bench.ours("replicate", image, replica)
+    load = LOADS[1]
+    command = [*process.secondsite(), "replicate", str(image), str(replica), "--watch", "1", "--keep", "3"]
+    with _running(command):
+        time.sleep(2 if bench.judged else 0.2)
+        taken = _in_turn(bench, sides, load, size)
+    _against_best(bench, f"{load[0]}, a cycle a second", taken, CYCLING_FIGURE)
+
+
+def _in_turn(bench: Bench, sides: dict[str, str], load: Load, size: int) -> dict[str, list[float]]:
+    return rows.alternate(bench.rounds, {side: partial(_fio, bench, url, load, size) for side, url in sides.items()})
+
+
+def _against_best(bench: Bench, name: str, taken: dict[str, list[float]], figure: float) -> None:
+    """Every peer in a row; the figure counts for the one that took the least time."""
+    found = [rows.compare("servers", name, taken["ours"], side, taken[side]) for side in taken if side != "ours"]
+    best = min((row.theirs for row in found if row.theirs), default=None)
+    for row in found:
+        judged = bench.figure(figure) if row.theirs == best else None
+        bench.add(rows.compare("servers", name, taken["ours"], row.peer, taken[row.peer], figure=judged, size=GIB))
+    if not found:
+        bench.add(rows.compare("servers", name, taken["ours"], size=GIB))
+
+
+# -- the servers ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _ours(bench: Bench, image: Path, socket: Path) -> Iterator[str]:
+    with _serving([*process.secondsite(), "track", str(image), "--socket", str(socket)], socket):
+        yield f"nbd+unix:///?socket={socket}"
+
+
+@contextmanager
+def _qemu_nbd(bench: Bench, image: Path, socket: Path) -> Iterator[str]:
+    with _serving(["qemu-nbd", "-t", "-f", "raw", "-e", "16", "-k", str(socket), str(image)], socket):
+        yield f"nbd+unix:///?socket={socket}"
+
+
+@contextmanager
+def _nbdkit(bench: Bench, image: Path, socket: Path) -> Iterator[str]:
+    with _serving(["nbdkit", "-f", "-U", str(socket), "file", str(image)], socket):
+        yield f"nbd+unix:///?socket={socket}"
+
+
+_SERVERS = {"ours": _ours, "qemu-nbd": _qemu_nbd, "nbdkit": _nbdkit}
+
+
+@contextmanager
+def _running(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A process until the end of the block: asked to end, and killed where it does not. Raises Unreachable."""
+    environment = {**os.environ, "PATH": process.search_path()}
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    try:
+        yield running
+        if running.poll() is not None:
+            raise errors.Unreachable(f"{' '.join(command[:2])} ended by itself with status {running.returncode}")
+    finally:
+        running.send_signal(signal.SIGTERM)
+        try:
+            running.wait(20)
+        except subprocess.TimeoutExpired:
+            running.kill()
+            running.wait()
+
+
+@contextmanager
+def _serving(command: list[str], socket: Path) -> Iterator[None]:
+    """A server whose socket is there."""
+    with _running(command) as server:
+        end = time.monotonic() + _START_SECONDS
+        while not socket.exists():
+            if server.poll() is not None or time.monotonic() > end:
+                raise errors.Unreachable(f"{' '.join(command[:2])} does not serve")
+            time.sleep(0.005)
+        yield
+    socket.unlink(missing_ok=True)
+
+
+# -- loads ----------------------------------------------------------------------------------------------------------
+
+
+def _loads() -> bool:
+    if process.which("fio") is None:
+        return False
+    return "nbd" in process.run(["fio", "--enghelp"], keep_output=True).output.split()
+
+
+def _fio(bench: Bench, url: str, load: Load, size: int) -> float:
+    """Seconds for a GiB of this load."""
+    _, kind, block, depth = load
+    length = ["--time_based", f"--runtime={LOAD_SECONDS}"] if bench.judged else [f"--io_size={LOAD_BYTES}"]
+    command = [
+        "fio", "--name=load", "--ioengine=nbd", f"--uri={url}", f"--rw={kind}", f"--bs={block}",
+        f"--iodepth={depth}", f"--size={size}", "--output-format=json", *length,
+    ]  # fmt: skip
+    text = process.run(command, keep_output=True).output
+    job = json.loads(text[text.index("{") :])["jobs"][0]
+    return GIB / float(job["write" if "write" in kind else "read"]["bw_bytes"])
+
+
+def _copy(url: str) -> float:
+    return process.run(["nbdcopy", url, "null:"]).seconds
+
+
+def fill(path: Path, size: int, *, seed: int) -> None:
+    """A file of random bytes, which repeat after 8 MiB but for a number in each block."""
+    base = bytearray(random.Random(seed).randbytes(8 * MIB))
+    with path.open("wb") as file:
+        for at in range(0, size, len(base)):
+            for block in range(0, len(base), 64 * KIB):
+                base[block : block + 8] = (at + block).to_bytes(8, "little")
+            file.write(memoryview(base)[: size - at])
+
+
+# -- points -----------------------------------------------------------------------------------------------------------
+
+
+def points(bench: Bench) -> None:
+    """The oldest point of a replica with many undo deltas, served, against the newest."""
+    if process.which("nbdcopy") is None:
+        bench.skipped["points"] = "nbdcopy is not installed"
+        return
+    size, deltas = min(bench.work.virtual_bytes // MIB * MIB, GIB), DELTAS if bench.judged else 5
+    image, root = bench.folder / "points.raw", bench.folder / "points-replica"
+    try:
+        _history(image, root, size, deltas)
+        first: list[float] = []
+        sides: dict[str, Callable[[], float]] = {
+            at: partial(_read_point, root, at, bench.folder / "points.sock", first if at == "1" else [])
+            for at in ("latest", "1")
+        }
+        taken = rows.alternate(bench.rounds, sides)
+        name = f"point behind {deltas} undo deltas"
+        figure = bench.figure(POINT_FIGURE)
+        bench.add(
+            rows.compare("points", f"{name}, read", taken["1"], "newest", taken["latest"], figure=figure, size=size)
+        )
+        slowest = max(first)
+        bench.add(rows.at_most("points", f"{name}, first byte", slowest, FIRST_BYTE_SECONDS, "s", judged=bench.judged))
+    finally:
+        for path in (image, root):
+            remove(path)
+
+
+def _history(image: Path, root: Path, size: int, deltas: int) -> None:
+    """A replica with so many undo deltas, each of an eightieth of the image in random blocks of 64 KiB."""
+    fill(image, size, seed=8)
+    engine.replicate(image, root, history="undo", tracker="scan")
+    chosen, count = random.Random(9), max(size // (64 * KIB) // 80, 1)
+    with image.open("r+b") as file:
+        for _ in range(deltas):
+            for place in chosen.sample(range(size // (64 * KIB)), count):
+                file.seek(place * 64 * KIB)
+                file.write(chosen.randbytes(64 * KIB))
+            file.flush()
+            engine.replicate(image, root, history="undo", tracker="scan")
+
+
+def _read_point(root: Path, at: str, socket: Path, first: list[float]) -> float:
+    """Seconds of nbdcopy; `first` gets those from the start of the command to the first bytes."""
+    url = f"nbd+unix:///?socket={socket}"
+    began = time.monotonic()
+    with _serving([*process.secondsite(), "serve", str(root), "--at", at, "--socket", str(socket)], socket):
+        with engine.open_image(url) as served:
+            served.read_into(0, bytearray(4 * KIB))
+        first.append(time.monotonic() - began)
+        return _copy(url)
