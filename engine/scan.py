@@ -25,6 +25,8 @@ SPAN_BYTES = 32 * MIB
 # Holes shorter than this are read through, rather than cut a span in two.
 SMALL_HOLE = 256 * KIB
 PIECE_BYTES = 1 * MIB
+# So many short spans are asked for at once, of an image that gathers.
+GATHERED = 64
 
 
 class Span(NamedTuple):
@@ -120,6 +122,7 @@ class Scan:
         self.batch_bytes, self.monitor = batch_bytes, monitor
         self.tally = Tally()
         self._spans = spans(image, size, block_size, runs)
+        self._ahead: Span | None = None
         self._lock = threading.Lock()
 
     def run(self) -> Tally:
@@ -127,19 +130,33 @@ class Scan:
         run_workers(self.workers, self._work)
         return self.tally
 
-    def _next(self) -> Span | None:
+    def _next(self) -> list[Span]:
+        """The next span, or several short ones of data whose bytes are worth asking for together; none at the end."""
+        group: list[Span] = []
+        room = PIECE_BYTES // self.block_size
         with self._lock:
-            return next(self._spans, None)
+            while (span := self._ahead or next(self._spans, None)) is not None:
+                alone = span.zero or span.blocks > room or not self.image.gathers
+                self._ahead = span if group and alone else None
+                if self._ahead is not None:
+                    break
+                group.append(span)
+                room -= span.blocks
+                if alone or len(group) == GATHERED:
+                    break
+        return group
 
     def _work(self, worker: int, stopping: Callable[[], bool]) -> None:
         batch = Batch(self.block_size, self.batch_bytes)
-        while not stopping() and (span := self._next()) is not None:
+        while not stopping() and (group := self._next()):
             self.monitor.check()
-            if span.zero:
-                self._zero_span(span, batch, worker)
-                self.monitor.advance(span.blocks * self.block_size)
+            if group[0].zero:
+                self._zero_span(group[0], batch, worker)
+                self.monitor.advance(group[0].blocks * self.block_size)
+            elif len(group) == 1:
+                self._data_span(group[0], batch, worker)
             else:
-                self._data_span(span, batch, worker)
+                self._gathered(group, batch, worker)
         if not stopping():
             self._flush(batch, worker)
 
@@ -177,19 +194,38 @@ class Scan:
             return hashes
         return memoryview(bytes(hashes) + bytes(16 * (span.blocks - held)))
 
-    def _data_span(self, span: Span, batch: Batch, worker: int) -> None:
+    def _gathered(self, group: list[Span], batch: Batch, worker: int) -> None:
+        lengths = [self._length(span) for span in group]
+        data, at = memoryview(bytearray(sum(lengths))), 0
+        parts: list[tuple[int, memoryview]] = []
+        for span, length in zip(group, lengths, strict=True):
+            parts.append((span.first * self.block_size, data[at : at + length]))
+            at += length
+        self.image.read_parts(parts)
+        for span, (_, view) in zip(group, parts, strict=True):
+            self._data_span(span, batch, worker, view)
+
+    def _length(self, span: Span) -> int:
+        """Bytes of a span; the image may end in the middle of its last block."""
+        return min(span.blocks * self.block_size, self.size - span.first * self.block_size)
+
+    def _data_span(self, span: Span, batch: Batch, worker: int, data: memoryview | None = None) -> None:
+        """Scan a span, whose bytes may be there already."""
         previous = self._previous(span)
         done = 0
         while done < span.blocks:
             rest = previous[16 * done :] if previous is not None else None
-            step = self._step(Span(span.first + done, span.blocks - done, False), rest, batch)
+            left = Span(span.first + done, span.blocks - done, False)
+            if data is None:
+                step = self._step(left, rest, batch)
+            else:
+                step = self._step_held(left, data[done * self.block_size :], rest, batch)
             done += step
             self.monitor.advance(step * self.block_size)
             if done < span.blocks:
                 self._flush(batch, worker)
-        length = min(span.blocks * self.block_size, self.size - span.first * self.block_size)
         with self.tally.lock:
-            self.tally.read_bytes += length
+            self.tally.read_bytes += self._length(span)
 
     def _step(self, span: Span, previous: memoryview | None, batch: Batch) -> int:
         """Scan as much of a span as the batch has room for; the number of blocks."""
@@ -217,12 +253,19 @@ class Scan:
             start = (span.first + done) * self.block_size
             data = self.image.read(start, min(count * self.block_size, self.size - start))
             rest = previous[16 * done :] if previous is not None else None
-            step, batch.count, batch.used = kernel.scan.scan_buffer(
-                data, span.first + done, self.block_size, self.size, count, self.seed, rest,
-                batch.blocks, batch.lengths, batch.hashes, batch.payload, batch.count, batch.used,
-            )  # fmt: skip
-            done += step
+            done += self._step_held(Span(span.first + done, count, False), data, rest, batch)
         return done
+
+    def _step_held(
+        self, span: Span, data: bytearray | memoryview, previous: memoryview | None, batch: Batch
+    ) -> int:
+        """Scan as much of a span's bytes as the batch has room for; the number of blocks."""
+        count = min(span.blocks, batch.free)
+        step, batch.count, batch.used = kernel.scan.scan_buffer(
+            data, span.first, self.block_size, self.size, count, self.seed, previous,
+            batch.blocks, batch.lengths, batch.hashes, batch.payload, batch.count, batch.used,
+        )  # fmt: skip
+        return int(step)
 
 
 def short(image: Image, what: str) -> Exception:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Self
 
 from secondsite.engine import errors, kernel
@@ -61,6 +61,9 @@ class Image(ABC):
     """One open image. Methods may be called from several threads at once."""
 
     path: str
+
+    gathers = False
+    """Is `read_parts` faster than its parts one by one?"""
 
     @property
     @abstractmethod
@@ -125,6 +128,11 @@ class Image(ABC):
         buffer = bytearray(length)
         self.read_into(offset, buffer)
         return buffer
+
+    def read_parts(self, parts: Sequence[tuple[int, memoryview]]) -> None:
+        """Fill several views of bytes, each from its offset: together, where each read is a question to somebody."""
+        for offset, view in parts:
+            self.read_into(offset, view)
 
     def start_writeback(self, offset: int, length: int) -> None:
         """A hint that a range will be flushed soon."""

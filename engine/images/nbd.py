@@ -7,7 +7,7 @@ anew, which has lost what was not flushed, or that serves another disk by now. W
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -35,6 +35,7 @@ class NbdImage(Image):
     writes durable. `timeout` is in seconds, of each answer.
     """
 
+    gathers = True
     grain = 0
     """Where not 0, no read of the server crosses a multiple of it, and the server does not look for holes in it."""
 
@@ -85,6 +86,19 @@ class NbdImage(Image):
                 bounce = bytearray(stop - start)
                 connection.read_into(start, bounce)
                 memoryview(buffer).cast("B")[:] = memoryview(bounce)[offset - start : offset - start + length]
+
+    def read_parts(self, parts: Sequence[tuple[int, memoryview]]) -> None:
+        together = []
+        for offset, view in parts:
+            end = offset + view.nbytes
+            self._check_end(end)
+            if (offset, end) == self._aligned(offset, end):
+                together.append((offset, view))
+            else:
+                self.read_into(offset, view)
+        if together:
+            with self._connection() as connection:
+                connection.read_parts(together)
 
     def extents(self, start: int, length: int) -> Iterator[Extent]:
         """As the server's `base:allocation` says; all data where it has none."""

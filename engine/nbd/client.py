@@ -89,11 +89,15 @@ class Connection:
 
     def read_into(self, offset: int, buffer: Buffer) -> None:
         """Fill the buffer from `offset`."""
-        view = _bytes(buffer)
+        self.read_parts([(offset, _bytes(buffer))])
+
+    def read_parts(self, parts: Iterable[tuple[int, memoryview]]) -> None:
+        """Fill several views of bytes, each from its offset, in one exchange."""
         flags = p.CMD_FLAG_DF if self.grain and self.has(p.FLAG_SEND_DF) else 0
         piece = min(self._piece, self.grain) if self.grain else self._piece
         self._exchange(
             Request(p.CMD_READ, at, length, flags, target=view[at - offset : at - offset + length])
+            for offset, view in parts
             for at, length in self._split(offset, view.nbytes, piece)
         )
 
@@ -213,7 +217,8 @@ class Connection:
             self._transport.restart_clock()
             if done.error and failed is None:
                 failed = done
-            if failed is None:
+            # Several at a time: each message wakes the server, which costs more than to ask for 64 KiB.
+            if failed is None and len(flight) <= DEPTH // 2:
                 self._launch(waiting, flight)
         return failed
 

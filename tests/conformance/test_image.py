@@ -43,6 +43,18 @@ def test_read_fills_its_whole_buffer(make_any: Make, content: bytes) -> None:
     assert bytes(view) == content[5:15]
 
 
+def test_parts_are_read_as_if_one_by_one(make_any: Make, content: bytes) -> None:
+    image = make_any(content)
+    asked = [(at * 4096, 4096 * (1 + at % 3)) for at in range(0, 60, 4)] + [(1, 77), (5000, 0), (len(content) - 1, 1)]
+    parts = [(offset, memoryview(bytearray(b"\xaa" * length))) for offset, length in asked]
+    image.read_parts(parts)
+    for offset, view in parts:
+        assert bytes(view) == content[offset : offset + view.nbytes], offset
+    with pytest.raises(ShortImage):
+        image.read_parts([(0, memoryview(bytearray(4096))), (len(content) - 1, memoryview(bytearray(2)))])
+    assert image.read(0, 5) == content[:5], "an image stays usable"
+
+
 def test_a_read_past_the_end_is_short(make_any: Make, content: bytes) -> None:
     image = make_any(content)
     for offset, length in ((len(content), 1), (len(content) - 1, 2), (0, len(content) + 1), (1 << 40, 1)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -203,3 +203,53 @@ def test_differing_ranges() -> None:
 def test_join() -> None:
     ranges = [scan.Range(0, 5), scan.Range(5, 5), scan.Range(11, 1)]
     assert scan.join(ranges) == [(0, 10), (11, 1)]
+
+
+class Gathering(MemoryImage):
+    """Has its short spans asked for together, and remembers how."""
+
+    gathers = True
+
+    def __init__(self, content: bytearray) -> None:
+        super().__init__(content, path="gathering")
+        self.groups: list[list[tuple[int, int]]] = []
+
+    def read_parts(self, parts: Sequence[tuple[int, memoryview]]) -> None:
+        self.groups.append([(offset, view.nbytes) for offset, view in parts])
+        super().read_parts(parts)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("batch_bytes", [3 * BLOCK, MIB])
+def test_short_spans_are_asked_for_together(workers: int, batch_bytes: int) -> None:
+    chance = random.Random(workers)
+    size = 3000 * BLOCK + 100
+    image = Gathering(bytearray(chance.randbytes(size)))
+    runs, at = [(0, 1)], 2
+    while at < 2900:
+        length = chance.choice([1, 2, 3, 40, 300 if len(runs) % 50 == 7 else 1])
+        runs.append((at, min(at + length, 2900)))
+        at += length + chance.choice([1, 1, 5])
+    runs.append((2999, 3001))
+    sink = Collect()
+    tally = scan.Scan(
+        image, None, sink, size=size, block_size=BLOCK, seed=SEED, workers=workers, batch_bytes=batch_bytes,
+        monitor=Monitor(), runs=iter(runs),
+    ).run()  # fmt: skip
+    wanted = [block for first, end in runs for block in range(first, end)]
+    content = image.read(0, size)
+    assert sink.blocks == {block: bytes(content[block * BLOCK : (block + 1) * BLOCK]) for block in wanted}
+    assert tally.read_bytes == sum(map(len, sink.blocks.values()))
+    assert max(map(len, image.groups)) > 10
+    for group in image.groups:
+        assert 2 <= len(group) <= scan.GATHERED and sum(length for _, length in group) <= scan.PIECE_BYTES
+
+
+def test_an_error_of_a_gathered_read_ends_the_pass() -> None:
+    image = Gathering(bytearray(range(1, 251)) * 200)
+    sink = Collect()
+    with pytest.raises(ShortImage):
+        scan.Scan(
+            image, None, sink, size=100 * BLOCK, block_size=BLOCK, seed=SEED, workers=2, batch_bytes=MIB,
+            monitor=Monitor(), runs=iter([(0, 1), (20, 21), (60, 61)]),
+        ).run()  # fmt: skip
