@@ -11,8 +11,8 @@ import pytest
 MIB = 1 << 20
 
 
-def run(*command, status=0):
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=60)
+def run(*command, status=0, cwd=None):
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=60, cwd=cwd)
     assert done.returncode == status, (command, done.stdout, done.stderr)
     return done.stdout
 
@@ -76,6 +76,7 @@ def test_fio_verifies_what_it_wrote(served, tmp_path):
     run(
         "fio", "--name=verify", "--ioengine=nbd", f"--uri={served.url}", "--rw=randrw", "--bs=512-64k", "--iodepth=16",
         "--verify=crc32c", "--verify_fatal=1", "--size=8M", "--norandommap=0", "--output=/dev/null",
+        cwd=tmp_path,
     )  # fmt: skip
 
 
