@@ -296,7 +296,7 @@ def test_where_files_cannot_be_cloned(machine: Machine, tmp_path: Path) -> None:
     assert engine.replicate(device, tmp_path / "r").tracker == "scan"
     with pytest.raises(errors.Refused, match="cannot be tracked by clones: its file system cannot clone files"):
         engine.replicate(device, tmp_path / "r", tracker="clone")
-    with pytest.raises(errors.Usage, match="tracker is auto, scan, .*clone"):
+    with pytest.raises(errors.Usage, match=r"tracker is auto, scan, .*clone"):
         engine.replicate(device, tmp_path / "r", tracker="magic")
 
 
