@@ -136,6 +136,31 @@ def make_overlay(tmp_path: Path) -> Iterator[Make]:
         yield make
 
 
+@pytest.fixture
+def make_nbd(tmp_path: Path) -> Iterator[Make]:
+    """An export of our own server, through our own client."""
+    pytest.importorskip("secondsite.engine._nbd", reason="the native kernels are not built")
+    with contextlib.ExitStack() as stack:
+
+        def make(data: bytes) -> Image:
+            from secondsite.engine._nbd import Disk
+            from secondsite.engine.images.nbd import NbdImage
+            from secondsite.engine.nbd import protocol
+            from secondsite.engine.nbd.export import Export, allocation
+            from secondsite.engine.nbd.server import Server
+
+            path = tmp_path / "exported.raw"
+            path.write_bytes(data)
+            disk = stack.enter_context(RawImage(path, "rw"))
+            server, contexts = Server(), {protocol.CONTEXT_ALLOCATION: allocation(disk)}
+            server.add(Export("disk", Disk(disk, disk.size, fd=disk.fd), contexts=contexts))
+            host, port = server.listen_tcp("127.0.0.1", 0)
+            stack.enter_context(server)
+            return stack.enter_context(NbdImage(f"nbd://{host}:{port}/disk", "rw"))
+
+        yield make
+
+
 WRITABLE = ["file", "memory", "failing", pytest.param("device", marks=pytest.mark.needs("loop"))]
 
 
@@ -145,7 +170,7 @@ def make_writable(request: pytest.FixtureRequest) -> Make:
     return request.getfixturevalue(f"make_{request.param}")  # type: ignore[no-any-return]
 
 
-@pytest.fixture(params=[*WRITABLE, "point", "steady", "steady_head", "overlay"])
+@pytest.fixture(params=[*WRITABLE, "point", "steady", "steady_head", "overlay", "nbd"])
 def make_any(request: pytest.FixtureRequest) -> Make:
     """Every image."""
     return request.getfixturevalue(f"make_{request.param}")  # type: ignore[no-any-return]
