@@ -59,6 +59,8 @@ class Handshake:
     ) -> None:
         self._sock, self._find, self._names, self._tls = sock, find, names, tls
         self._deadline = time.monotonic() + time_limit
+        # Called with the socket that has the descriptor once TLS begins.
+        self.encrypted: Callable[[socket.socket], None] = lambda sock: None
         self._encrypted = self._structured = self._extended = self._zeroes = False
         # SET_META_CONTEXT counts for the export that it named.
         self._selected: tuple[str, list[str]] | None = None
@@ -171,7 +173,9 @@ class Handshake:
         else:
             self._reply(option, p.REP_ACK)
             self._limit()
-            self._sock = self._tls.wrap_socket(self._sock, server_side=True)
+            self._sock = self._tls.wrap_socket(self._sock, server_side=True, do_handshake_on_connect=False)
+            self.encrypted(self._sock)
+            self._sock.do_handshake()
             self._encrypted = True
             # What was agreed on before might have been said by anybody in between.
             self._structured = self._extended = False

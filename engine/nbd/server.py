@@ -233,6 +233,7 @@ class Server:
         try:
             _prepare(connection.sock)
             shaking = handshake.Handshake(connection.sock, self.find, self.exports, self._tls, self._time_limit)
+            shaking.encrypted = connection.take_over
             agreed = shaking.run()
             if agreed is not None and self._chosen(connection, agreed):
                 _transmit(agreed)
@@ -246,8 +247,7 @@ class Server:
     def _chosen(self, connection: _Connection, agreed: handshake.Agreed) -> bool:
         """Note the export; False where it was removed meanwhile, or the server ends."""
         with self._changed:
-            # TLS took the descriptor over: what ends the connection is the socket that has it now.
-            connection.sock, connection.export = agreed.sock, agreed.export.name
+            connection.export = agreed.export.name
             return not self._stopping and self._exports.get(agreed.export.name) is agreed.export
 
 
@@ -257,6 +257,10 @@ class _Connection:
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.export: str | None = None
+
+    def take_over(self, sock: socket.socket) -> None:
+        """TLS has the descriptor now: what ends the connection is its socket."""
+        self.sock = sock
 
     def shut(self) -> None:
         try:

@@ -129,6 +129,32 @@ def test_tls_with_certificates(served, certificates):
 
 
 @pytest.mark.needs("openssl")
+@pytest.mark.parametrize("whole", [False, True], ids=["before TLS is there", "after"])
+def test_a_client_that_stays_in_its_handshake_does_not_hold_up_the_end(served, certificates, whole):
+    import ssl
+
+    from secondsite.engine.nbd import protocol as p
+    from secondsite.engine.nbd.server import Server
+    from secondsite.engine.nbd.tls import server_context
+
+    server = Server(tls=server_context(str(certificates)), time_limit=60)
+    server.add(served.server.find("disk"))
+    _, port = server.listen_tcp("127.0.0.1", 0)
+    with server, socket.create_connection(("127.0.0.1", port), 10) as sock:
+        assert len(sock.recv(p.GREETING.size, socket.MSG_WAITALL)) == p.GREETING.size
+        sock.sendall(p.CLIENT_FLAGS.pack(3) + p.OPTION.pack(p.IHAVEOPT, p.OPT_STARTTLS, 0))
+        assert len(sock.recv(p.OPTION_REPLY.size, socket.MSG_WAITALL)) == p.OPTION_REPLY.size
+        if whole:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.load_verify_locations(certificates / "ca-cert.pem")
+            context.load_cert_chain(certificates / "client-cert.pem", certificates / "client-key.pem")
+            sock = context.wrap_socket(sock, server_hostname="localhost")
+        began = time.monotonic()
+        assert server.stop(timeout=5) and time.monotonic() - began < 2
+        sock.close()
+
+
+@pytest.mark.needs("openssl")
 def test_certificates_that_are_none(tmp_path, certificates):
     from secondsite.engine.nbd.tls import server_context
 
