@@ -75,7 +75,7 @@ def test_qemu_io(served):
 def test_fio_verifies_what_it_wrote(served, tmp_path):
     run(
         "fio", "--name=verify", "--ioengine=nbd", f"--uri={served.url}", "--rw=randrw", "--bs=512-64k", "--iodepth=16",
-        "--verify=crc32c", "--verify_fatal=1", "--size=8M", "--norandommap=0", "--output=/dev/null",
+        "--verify=crc32c", "--verify_fatal=1", "--size=8M", "--verify_state_save=0", "--output=/dev/null",
         cwd=tmp_path,
     )  # fmt: skip
 
