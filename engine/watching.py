@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from secondsite.engine import errors
+from secondsite.engine.between import Between, between
 from secondsite.engine.images import Image
 from secondsite.engine.progress import Progress
 from secondsite.engine.replica.point import format_time
@@ -42,8 +43,9 @@ class Status:
 
     `cycles` ended well, `failed` did not, `missed` were due while another ran or failed; `missing` where that was more
     than a fifth of late (R8.3). `age` is how far behind the replica is, in seconds: the RPO, None before the first
-    cycle. `pending` bytes are not looked at yet by the running cycle; `rate` is in bytes a second, of the last cycle.
-    `error` with `retry` seconds until the next try. `last` is set when a cycle has just ended well.
+    cycle. `pending` bytes are not looked at yet by the running cycle; between cycles those that a tracking server
+    marked since. `rate` is in bytes a second, of the last cycle. `error` with `retry` seconds until the next try;
+    `warning` is what was seen between cycles, once. `last` is set when a cycle has just ended well.
     """
 
     state: str
@@ -61,6 +63,7 @@ class Status:
     stall_seconds: float | None = None
     error: str | None = None
     retry: float | None = None
+    warning: str | None = None
     last: Replicated | None = None
 
 
@@ -122,9 +125,11 @@ class Watch:
         clock: Callable[[], datetime.datetime],
         monotonic: Callable[[], float],
         sleep: Callable[[float], None],
+        aside: Between | None = None,
     ) -> None:
         self._cycle, self._observe, self._cancel = cycle, observe, cancel
         self._clock, self._monotonic, self._sleep = clock, monotonic, sleep
+        self._aside = aside
         self._schedule = Schedule(monotonic(), every)
         self._held: float | None = None
         self._failures = 0
@@ -141,8 +146,11 @@ class Watch:
 
     def _check(self) -> None:
         if self._cancel():
-            newest = f"; point {self._known.point} is the newest" if self._known.point else ""
-            raise errors.Cancelled(f"stopped on request{newest}")
+            raise self._stopped()
+
+    def _stopped(self) -> errors.Cancelled:
+        newest = f"; point {self._known.point} is the newest" if self._known.point else ""
+        return errors.Cancelled(f"stopped on request{newest}")
 
     def _attempt(self) -> float | None:
         """One cycle; None where it ended well, else how long to wait for the next try."""
@@ -150,16 +158,20 @@ class Watch:
         self._tell(state=self._running(), last=None, retry=None, pending=None)
         try:
             done = self._cycle(self._progress)
+        except errors.Cancelled as error:
+            # What was begun was taken back: the point before stands.
+            raise (self._stopped() if self._known.point else error) from None
         except errors.Error as error:
             if not error.retryable:
                 raise
             return self._failed(error)
         self._failures, self._held = 0, began
-        overdue = self._schedule.wait(self._monotonic()) <= 0
+        # The first copy reads everything: that it takes longer than a cycle says nothing of cycles.
+        overdue = done.kind != "initial" and self._schedule.wait(self._monotonic()) <= 0
         self._tell(
             state="degraded" if overdue else "waiting", cycles=self._known.cycles + 1, point=done.point,
             rate=done.read_bytes / done.seconds if done.seconds else None, tracker=done.tracker,
-            stall_seconds=done.stall_seconds, error=None, pending=None, last=done,
+            stall_seconds=done.stall_seconds, error=None, pending=self._pending(done.tracker), last=done,
         )  # fmt: skip
         self._tell(last=None, quiet=True)
         return None
@@ -200,7 +212,15 @@ class Watch:
             if self._monotonic() - told >= _TELL_SECONDS:
                 told = self._monotonic()
                 retry = end - told if self._known.retry is not None else None
-                self._tell(retry=max(retry, 0.0) if retry is not None else None)
+                self._tell(
+                    retry=max(retry, 0.0) if retry is not None else None, pending=self._pending(self._known.tracker)
+                )
+                if told_now := self._aside.trim(self._known.tracker) if self._aside else None:
+                    self._tell(warning=told_now)
+                    self._tell(warning=None, quiet=True)
+
+    def _pending(self, tracker: str | None) -> int | None:
+        return self._aside.pending(tracker) if self._aside else None
 
     def _progress(self, now: Progress) -> None:
         self._tell(pending=now.total - now.done)
@@ -269,4 +289,7 @@ def watch(
         once.clear()
         return done
 
-    Watch(cycle, every, observe or (lambda _: None), cancel or (lambda: False), clock, monotonic, sleep).run()
+    aside = between(source, replica, local=options.get("files") is None)
+    Watch(
+        cycle, every, observe or (lambda _: None), cancel or (lambda: False), clock, monotonic, sleep, aside
+    ).run()

@@ -42,6 +42,8 @@ class Lines:
             again = f"; tried again in {now.retry:.0f} s" if now.retry else "; tried again now"
             output.complain(f"{now.state}: {now.error}{again}")
         self._error = now.error if now.error is not None or now.last is not None else self._error
+        if now.warning is not None:
+            output.warn([now.warning])
         if now.missing != self._missing:
             self._missing = now.missing
             if now.missing:
@@ -81,6 +83,8 @@ class Json(Lines):
         self._told = (0, 0)
 
     def show(self, now: Status) -> None:
+        if now.warning is not None:
+            output.warn([now.warning])
         if (now.cycles, now.failed) != self._told:
             self._told = (now.cycles, now.failed)
             print(json.dumps(asdict(now), default=str), flush=True)

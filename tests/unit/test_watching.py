@@ -153,6 +153,22 @@ def test_a_lost_cut_is_read_again_at_once() -> None:
     assert world.seen[-1].state == "waiting"
 
 
+def test_a_long_first_copy_is_not_called_degraded() -> None:
+    world = World(1.0, lambda number: 4.5 if number == 0 else 0.2, ends=9)
+    world.run()
+    assert {status.state for status in world.seen} == {"initial", "replicating", "waiting"}
+    assert world.seen[-1].missed == 4
+
+
+def test_stopped_in_the_middle_of_a_cycle_the_point_before_is_named() -> None:
+    world = World(1.0)
+    world.fail = {3: errors.Cancelled("stopped on request; nothing was changed")}
+    with pytest.raises(errors.Cancelled, match=r"^stopped on request; point 3 is the newest$"):
+        watching.Watch(
+            world.cycle, 1.0, world.seen.append, lambda: False, world.clock, world.now, world.sleep
+        ).run()
+
+
 def test_what_no_retry_mends_ends_it() -> None:
     world = World(1.0)
     world.fail = {2: errors.Damaged("a bad byte", path="/r")}
