@@ -92,7 +92,7 @@ class DeltaReader:
         """The plausible header of a frame at `offset` of a file of `size` bytes, or Damaged."""
         if size - offset < fmt.FRAME_BYTES:
             raise errors.Damaged("the file ends inside a frame", path=self.path, offset=offset)
-        head = fmt.FrameHeader.unpack(self.file.read(offset, fmt.FRAME_BYTES))
+        head = fmt.FrameHeader.unpack(self.file.read_bytes(offset, fmt.FRAME_BYTES))
         # An index has 24 bytes for each frame before it, and those take room themselves.
         indexed = (offset - fmt.HEADER_BYTES) // fmt.MIN_FRAME * fmt.INDEX_ENTRY.size
         limit = indexed if head.kind == fmt.INDEX else fmt.MAX_BODY
@@ -107,7 +107,7 @@ class DeltaReader:
     def frame(self, offset: int, size: int | None = None) -> Frame:
         """The frame at `offset`, its checksum checked."""
         head = self.frame_header(offset, self.file.size if size is None else size)
-        data = self.file.read(offset, fmt.FRAME_BYTES + head.stored)
+        data = self.file.read_bytes(offset, fmt.FRAME_BYTES + head.stored)
         if not kernel.codec.check_frame(data):
             raise errors.Damaged("the frame's checksum does not hold", path=self.path, offset=offset)
         return Frame(head, memoryview(data)[fmt.FRAME_BYTES :], self.header, self.path, offset)

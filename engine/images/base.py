@@ -134,6 +134,10 @@ class Image(ABC):
         for offset, view in parts:
             self.read_into(offset, view)
 
+    def read_bytes(self, offset: int, length: int) -> bytes:
+        """As `read`, for who does not write into it: a file need not fill memory with zeros first."""
+        return bytes(self.read(offset, length))
+
     def start_writeback(self, offset: int, length: int) -> None:
         """A hint that a range will be flushed soon."""
         return None

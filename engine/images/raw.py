@@ -116,6 +116,13 @@ class RawImage(Image):
                 raise ShortImage(f"the file ends {view.nbytes} bytes too early", path=self.path, offset=offset)
             view, offset = view[got:], offset + got
 
+    def read_bytes(self, offset: int, length: int) -> bytes:
+        try:
+            data = os.pread(self.fd, length, offset)
+        except OSError as error:
+            raise errors.from_os(error, self.path, "read it") from None
+        return data if len(data) == length else bytes(self.read(offset, length))
+
     def write(self, offset: int, data: bytes | Buffer) -> None:
         view = memoryview(data).cast("B")
         try:
