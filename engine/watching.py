@@ -236,18 +236,6 @@ class Watch:
                 self._observe(self._known)
 
 
-def _lost(source: str | os.PathLike[str] | Image) -> str:
-    """What the tracking server of an image, where it has one, says of a cut that it lost; empty otherwise."""
-    from secondsite.engine.trackers.served import tracking_status
-
-    if isinstance(source, Image):
-        return ""
-    try:
-        return str(tracking_status(source)["lost"])
-    except (errors.Error, OSError, KeyError):
-        return ""
-
-
 def watch(
     source: str | os.PathLike[str] | Image,
     replica: str | os.PathLike[str],
@@ -277,15 +265,10 @@ def watch(
     mtime = {"trust_mtime": once.pop("trust_mtime")} if "trust_mtime" in once else {}
 
     def cycle(progress: Callable[[Progress], None]) -> Replicated:
-        try:
-            done = replicate(
-                source, replica, progress=progress if observe else None, cancel=cancel, clock=clock, **mtime, **once,
-                **options,
-            )  # fmt: skip
-        except errors.Unreachable as error:
-            if lost := _lost(source):
-                raise errors.CutLost(lost, path=error.path) from None
-            raise
+        done = replicate(
+            source, replica, progress=progress if observe else None, cancel=cancel, clock=clock, **mtime, **once,
+            **options,
+        )  # fmt: skip
         once.clear()
         return done
 

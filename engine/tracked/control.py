@@ -118,20 +118,20 @@ class Control:
             self._cuts.update((cut.token, cut) for cut in made)
         return made, stall
 
-    def _end(self, token: str, have: Have | None) -> None:
+    def _end(self, token: str, have: Have | None) -> str:
         with self._lock:
             cut = self._cuts.pop(token, None)
             if cut is None:
-                return
+                return ""
             cut.stop_readers()
             if have is None:
-                cut.image.give_back()
-            else:
-                cut.image.acknowledge(have)
+                return cut.image.give_back()
+            cut.image.acknowledge(have)
+            return ""
 
-    def end(self, cut: _Open, have: Have | None) -> None:
-        """Acknowledge a cut as `have`, or give it back."""
-        self._end(cut.token, have)
+    def end(self, cut: _Open, have: Have | None) -> str:
+        """Acknowledge a cut as `have`, or give it back; why one that is given back was lost, or empty."""
+        return self._end(cut.token, have)
 
     def read(self, token: str, lines: Lines) -> None:
         """The rest of this connection is NBD's transmission phase, of the cut's bytes."""
@@ -199,8 +199,7 @@ class _Session:
                     raise ValueError("no point")
                 cut = self._cut(asked)
                 del self.cuts[cut.image.path]
-                self.control.end(cut, have)
-                return {"ok": True}
+                return {"ok": True, "lost": self.control.end(cut, have)}
             case "status":
                 return {"ok": True, "pid": os.getpid(), "images": [i.status() for i in self.control.images.values()]}
         raise ValueError(f"{asked.get('do')!r:.50} is nothing to do")

@@ -42,6 +42,8 @@ class TrackedImage:
         self._area = -1
         self.number = 0
         """Of the last cut."""
+        self.limit = 0
+        """Of the last cut's copies, in bytes."""
         try:
             if isinstance(self.image, RawImage) and self.image.device:
                 raise errors.Refused("a block device cannot be tracked: nothing tells who wrote it", path=self.path)
@@ -113,7 +115,8 @@ class TrackedImage:
         known = have is not None and have == self.have
         inside = [(start, min(length, self.size - start)) for start, length in sample if start < self.size]
         self._open_area()
-        self.changes.prepare(max(block, GRANULE), not known, inside, self._area, self._limit())
+        self.limit = self._limit()
+        self.changes.prepare(max(block, GRANULE), not known, inside, self._area, self.limit)
         self.number += 1
         return known
 
@@ -174,16 +177,26 @@ class TrackedImage:
             self.changes.end(True)
             self.lost = ""
 
-    def give_back(self) -> None:
+    def give_back(self) -> str:
+        """The marks stay. Why the cut was lost, empty where it was not."""
         with self._lock:
+            found = ""
             if self.changes.cutting:
-                self._note_lost()
+                found = self._note_lost()
                 self.changes.end(False)
+            return found
 
-    def _note_lost(self) -> None:
-        if self.changes.lost:
-            why, held = os.strerror(self.changes.lost), format_size(self.changes.area_bytes)
-            self.lost = f"what was overwritten could not be kept ({why}, {held} were); resync required"
+    def _note_lost(self) -> str:
+        if not self.changes.lost:
+            return ""
+        why, held = os.strerror(self.changes.lost), format_size(min(self.changes.area_bytes, self.limit))
+        again = "what changed" if self.have else "all of it"
+        self.lost = (
+            f"the cut was lost: what was overwritten could not be kept in {self.area_folder} ({why}, at {held} of at "
+            f"most {format_size(self.limit)}); the guest's writes go on; resync required: the next cycle "
+            f"reads {again} again"
+        )
+        return self.lost
 
     def status(self) -> dict[str, object]:
         """What the server tells of it."""

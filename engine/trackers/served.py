@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from types import TracebackType
 from typing import Any
 
 from secondsite.engine import errors
@@ -154,7 +155,7 @@ class ServedCut(Cut):
         super().__init__()
         self._session, self.owner, self._known, self.stall_seconds = session, owner, bool(disk["known"]), stall
         self.image: ServedView = ServedView(session, owner.path, disk["token"], disk["size"])
-        self._ended = False
+        self._ended, self.lost = False, ""
         if have is not None and disk["follows"] not in (None, have.replica_id):
             self.warnings.append(f"{owner.path}: its server followed another replica; all is read once")
 
@@ -171,18 +172,26 @@ class ServedCut(Cut):
     def acknowledge(self, have: Have) -> None:
         self._end({"do": "acknowledge", "image": self.owner.path, "have": list(have)})
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Raises CutLost where that is why the cycle failed."""
+        super().__exit__(kind, error, trace)
+        if self.lost and isinstance(error, errors.Unreachable | errors.Damaged):
+            raise errors.CutLost(self.lost, path=self.owner.path) from error
+
     def give_back(self) -> None:
         try:
-            self._end({"do": "give back", "image": self.owner.path})
+            self.lost = str(self._end({"do": "give back", "image": self.owner.path}).get("lost", ""))
         except errors.Error:
             pass  # a server that lost the connection has given it back, and one that is gone too
 
-    def _end(self, told: Json) -> None:
+    def _end(self, told: Json) -> Json:
         if self._ended:
-            return
+            return {"lost": self.lost}
         self._ended, self.owner.cut = True, None
         self.image.close()
         try:
-            self._session.ask(told)
+            return self._session.ask(told)
         finally:
             self._session.left()

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,8 @@ from secondsite.engine.images.nbd import NbdImage
 from secondsite.engine.tracked import mapfile, wire
 from secondsite.engine.tracked.mapfile import SLOT, State, beside
 from secondsite.engine.trackers.base import Have
+from secondsite.engine.trackers.served import ServedCut, ServedTracker
+from secondsite.engine.watching import Status
 
 pytest.importorskip("secondsite.engine._nbd", reason="the native kernels are not built")
 
@@ -153,8 +155,6 @@ def test_a_full_area_costs_the_cut_and_the_next_cycle_recovers(folder: Path) -> 
         engine.replicate(image, root)
         served = tracking.images[0]
         served.disk.write(0, b"a" * MIB)
-        from secondsite.engine.trackers.served import ServedTracker
-
         found = engine.info(root)
         assert isinstance(found, engine.ReplicaInfo) and served.have is not None
         with ServedTracker(image) as tracker:
@@ -169,6 +169,46 @@ def test_a_full_area_costs_the_cut_and_the_next_cycle_recovers(folder: Path) -> 
         done = engine.replicate(image, root)
         assert (done.scanned, done.changed_bytes) == (False, MIB)
         assert not engine.tracking_status(image)["resync_required"]
+
+
+def test_a_lost_cut_is_told_by_the_cycle_and_by_the_watch(folder: Path) -> None:
+    image, root = folder / "disk.raw", folder / "replica"
+    image.write_bytes(os.urandom(MIB))
+    with engine.track([image], socket=str(folder / "s"), area_limit=65536) as tracking:
+        disk = tracking.images[0].disk
+        engine.replicate(image, root)
+
+        class Busy(ServedTracker):
+            """Its guest writes over all of the disk right after the first cut."""
+
+            times = 0
+
+            def begin(self, have: Have | None, sample: Sequence[tuple[int, int]] = ()) -> ServedCut:
+                cut = super().begin(have, sample)
+                if not self.times:
+                    disk.write(0, b"b" * MIB)
+                self.times += 1
+                return cut
+
+        disk.write(0, b"a" * MIB)
+        sentence = (
+            rf"disk.raw: the cut was lost: .* could not be kept in {folder} \(No space left on device, at 64.0 KiB of "
+            r"at most 64.0 KiB\); the guest's writes go on; resync required: the next cycle reads what changed again"
+        )
+        with Busy(image) as tracker, pytest.raises(errors.CutLost, match=sentence):
+            engine.replicate(image, root, tracker=tracker)
+        disk.write(0, b"a" * MIB)
+        seen: list[Status] = []
+        with Busy(image) as tracker, pytest.raises(errors.Cancelled):
+            engine.watch(
+                image, root, every=1, tracker=tracker, observe=seen.append,
+                cancel=lambda: any(one.last for one in seen) or len(seen) > 500,
+            )  # fmt: skip
+        told = [one.error for one in seen if one.state == "resync required" and one.error]
+        assert told and "the cut was lost" in told[0] and any(one.last for one in seen)
+        assert (root / "head.raw").read_bytes() == image.read_bytes() == b"b" * MIB
+        # What fails later for another reason is not taken for a lost cut.
+        assert not engine.tracking_status(image)["lost"]
 
 
 @pytest.mark.parametrize("line", [b"\n", b"{}\n", b"[1]\n", b'{"v":2,"do":"status"}\n', b"\xff\xfe\n", b"x" * 100_000])
