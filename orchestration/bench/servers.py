@@ -105,19 +105,19 @@ def _against_best(bench: Bench, name: str, taken: dict[str, list[float]], figure
 
 @contextmanager
 def _ours(bench: Bench, image: Path, socket: Path) -> Iterator[str]:
-    with _serving([*process.secondsite(), "track", str(image), "--socket", str(socket)], socket):
+    with serving([*process.secondsite(), "track", str(image), "--socket", str(socket)], socket):
         yield f"nbd+unix:///?socket={socket}"
 
 
 @contextmanager
 def _qemu_nbd(bench: Bench, image: Path, socket: Path) -> Iterator[str]:
-    with _serving(["qemu-nbd", "-t", "-f", "raw", "-e", "16", "-k", str(socket), str(image)], socket):
+    with serving(["qemu-nbd", "-t", "-f", "raw", "-e", "16", "-k", str(socket), str(image)], socket):
         yield f"nbd+unix:///?socket={socket}"
 
 
 @contextmanager
 def _nbdkit(bench: Bench, image: Path, socket: Path) -> Iterator[str]:
-    with _serving(["nbdkit", "-f", "-U", str(socket), "file", str(image)], socket):
+    with serving(["nbdkit", "-f", "-U", str(socket), "file", str(image)], socket):
         yield f"nbd+unix:///?socket={socket}"
 
 
@@ -143,7 +143,7 @@ def _running(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @contextmanager
-def _serving(command: list[str], socket: Path) -> Iterator[None]:
+def serving(command: list[str], socket: Path) -> Iterator[None]:
     """A server whose socket is there."""
     with _running(command) as server:
         end = time.monotonic() + _START_SECONDS
@@ -239,7 +239,7 @@ def _read_point(root: Path, at: str, socket: Path, first: list[float]) -> float:
     """Seconds of nbdcopy; `first` gets those from the start of the command to the first bytes."""
     url = f"nbd+unix:///?socket={socket}"
     began = time.monotonic()
-    with _serving([*process.secondsite(), "serve", str(root), "--at", at, "--socket", str(socket)], socket):
+    with serving([*process.secondsite(), "serve", str(root), "--at", at, "--socket", str(socket)], socket):
         with engine.open_image(url) as served:
             served.read_into(0, bytearray(4 * KIB))
         first.append(time.monotonic() - began)

@@ -9,11 +9,12 @@ import os
 import random
 import shutil
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 
 from secondsite import engine
 from secondsite.engine.units import GIB, MIB, TIB, format_size
-from secondsite.orchestration.bench import process, rows
+from secondsite.orchestration.bench import process, rows, servers
 from secondsite.orchestration.bench.context import Bench, remove
 
 # The small image is full of data, as large as the benchmark's but at most this; the large one is sparse.
@@ -43,7 +44,30 @@ class Followed:
         os.close(self._fd)
 
 
-FOLLOWED: dict[str, type[Followed]] = {"clone": Followed}
+class Tracked(Followed):
+    """The image behind a tracking server, which its guest writes through."""
+
+    options = ("--tracker", "nbd")
+
+    def __init__(self, image: Path) -> None:
+        socket = image.with_suffix(".sock")
+        with ExitStack() as stack:
+            command = [*process.secondsite(), "track", str(image), "--socket", str(socket)]
+            stack.enter_context(servers.serving(command, socket))
+            self._guest = stack.enter_context(engine.open_image(f"nbd+unix:///?socket={socket}", "rw"))
+            self._open = stack.pop_all()
+
+    def write(self, offset: int, data: bytes) -> None:
+        self._guest.write(offset, data)
+
+    def settle(self) -> None:
+        self._guest.flush()
+
+    def stop(self) -> None:
+        self._open.close()
+
+
+FOLLOWED: dict[str, type[Followed]] = {"clone": Followed, "nbd": Tracked}
 
 
 class _Side:
