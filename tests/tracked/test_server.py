@@ -26,7 +26,7 @@ from secondsite.engine.watching import Status
 pytest.importorskip("secondsite.engine._nbd", reason="the native kernels are not built")
 
 MIB = 1 << 20
-SIZE = 128 * MIB
+SIZE = 256 * MIB
 HAVE = Have("ab" * 16, 7, "cd" * 32)
 
 
@@ -110,8 +110,9 @@ def test_killed_at_random_instants(folder: Path, servers: list[Server], sweep: b
         known = engine.tracking_status(server.image)["known"]
         done = engine.replicate(server.image, root)
         assert known and done.tracker == "nbd" and done.scanned == (not told)
-        # Two windows, each in two regions at most, and so often that a cycle had begun anew with each.
-        assert not told or done.read_bytes <= 4 * 16 * MIB
+        # Two windows, each in two regions at most; and as much again, of the round before: what was acknowledged less
+        # than a save ago is still marked in the file.
+        assert not told or done.read_bytes <= 2 * 4 * 16 * MIB
         assert (root / "head.raw").read_bytes() == server.image.read_bytes()
         told = True
     assert engine.verify(root, source=servers[-1].image).ok if sweep else engine.verify(root).ok
