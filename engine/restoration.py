@@ -144,6 +144,10 @@ class _Job:
 
     def in_place(self, target: str, format: str | None, allow: Sequence[str]) -> _Done:
         """An existing image: hash it, and write what differs."""
+        if isinstance(self.files, LocalFiles):
+            from secondsite.engine.tracked.mapfile import void  # which a new file needs not
+
+            void(target)
         with (
             point_map(self.replica, self.point) as want,
             open_existing(self.files, target, format, allow) as image,

@@ -111,7 +111,7 @@ class Control:
                 raise ValueError("an image twice")
             for one in wanted:
                 if one.image.changes.cutting:
-                    raise errors.Refused("a cut of it is open already", path=one.image.path)
+                    raise errors.Busy("a cut of it is open already", path=one.image.path)
             known = [one.image.prepare(one.have, one.sample, block) for one in wanted]
             stall = _nbd.ChangeMap.cut([one.image.changes for one in wanted])
             made = [_Open(one.image, is_known) for one, is_known in zip(wanted, known, strict=True)]

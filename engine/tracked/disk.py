@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from secondsite.engine import _nbd, errors
 from secondsite.engine.images import RawImage, open_image
 from secondsite.engine.images.raw import real_path
-from secondsite.engine.tracked.mapfile import MapFile, State, beside, identity, stamp
+from secondsite.engine.tracked.mapfile import MapFile, State, beside, stamp
+from secondsite.engine.tracked.others import Others
 from secondsite.engine.trackers.base import Have
 from secondsite.engine.units import KIB, MIB, format_size
 
@@ -38,6 +39,7 @@ class TrackedImage:
         self.lost = ""
         """Why the last cut was lost; empty while it was not. The next cycle that works clears it."""
         self.have: Have | None = None
+        self._doubt = False
         self._lock, self._saving, self._stop = threading.Lock(), threading.Lock(), threading.Event()
         self._area = -1
         self.number = 0
@@ -66,11 +68,12 @@ class TrackedImage:
         self.changes = _nbd.ChangeMap(self.size, GRANULE, REGION)
         fd = image.fd if isinstance(image, RawImage) else -1
         self.disk = _nbd.Disk(image, self.size, fd=fd, changes=self.changes)
+        self.others = Others(self.path, image, self.changes)
         self.have = self.file.load(self.changes, image.files())
         self.file.attach(self.changes, self._state(""), self.have is not None)
 
     def _state(self, stamped: str) -> State:
-        return State(self.size, GRANULE, REGION, identity(self.path), self.have, stamped)
+        return State(self.size, GRANULE, REGION, f"inode {self.others.inode}", self.have, stamped)
 
     # -- what survives --------------------------------------------------------------------------------------------
 
@@ -78,10 +81,24 @@ class TrackedImage:
         count = 0
         while not self._stop.wait(BEAT_SECONDS):
             self.file.beat()
+            self._look_for_others()
             count += 1
             # In a thread of its own: a flush may take long, and the signs of life go on.
             if count % SAVE_BEATS == 0 and not self._saving.locked():
                 threading.Thread(target=self.save, daemon=True).start()
+
+    def _look_for_others(self) -> None:
+        """Where others had their hands on the file, nothing is known of it. What happens in a cut is seen after it."""
+        with self._lock:
+            if self.changes.cutting or self.file.fd < 0 or not (self.others.wrote() or self.others.replaced()):
+                return
+            if not self._doubt or self.have is not None:
+                self._doubt, self.have = True, None
+                try:
+                    if not self.changes.broken:
+                        self.file.put(self._state(""))
+                except errors.Error:
+                    pass  # the next header says so too
 
     def save(self, everything: bool = False) -> int:
         """Save the marks, retire the regions at rest. Returns an errno or 0."""
@@ -92,6 +109,7 @@ class TrackedImage:
         """After the last write: flush, save, and note that the map is whole. A second call does nothing."""
         self._stop.set()
         self._beats.join()
+        self._look_for_others()
         with self._lock:
             if self.file.fd < 0:
                 return
@@ -101,7 +119,7 @@ class TrackedImage:
             with self._saving:
                 try:
                     self.image.close()
-                    if not error:
+                    if not error and not self.others.replaced():
                         self.file.put(self._state(stamp(files)))
                 finally:
                     self.file.close()
@@ -111,8 +129,12 @@ class TrackedImage:
     def prepare(self, have: Have | None, sample: Sequence[tuple[int, int]], block: int) -> bool:
         """Before `cut`; whether what changed since `have` is known."""
         if self.changes.cutting:
-            raise errors.Refused("a cut of it is open already", path=self.path)
-        known = have is not None and have == self.have
+            raise errors.Busy("a cut of it is open already", path=self.path)
+        self._look_for_others()
+        if self.others.replaced() or self.others.resized():
+            wrong = "another file lies there than" if self.others.replaced() else "it has another size than"
+            raise errors.Unreachable(f"{wrong} its tracking server serves; start that anew", path=self.path)
+        known, self._doubt = have is not None and have == self.have, False
         inside = [(start, min(length, self.size - start)) for start, length in sample if start < self.size]
         self._open_area()
         self.limit = self._limit()
@@ -166,7 +188,7 @@ class TrackedImage:
         That the cut was lost since its last read does no harm: each read told whether it held.
         """
         with self._lock:
-            before, self.have = self.have, have
+            before, self.have = self.have, None if self._doubt else have
             try:
                 if not self.changes.broken:
                     self.file.put(self._state(""))

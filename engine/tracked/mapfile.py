@@ -208,3 +208,15 @@ def is_served(path: str | os.PathLike[str]) -> bool:
     finally:
         os.close(fd)
     return False
+
+
+def void(path: str | os.PathLike[str]) -> None:
+    """Before we write an image beside its server: raises Busy where one runs, and removes the map that one left."""
+    if is_served(path):
+        raise errors.Busy("a tracking server serves it, and would not notice; end that first", path=os.fspath(path))
+    try:
+        os.unlink(beside(path, "map"))
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise errors.from_os(error, beside(path, "map"), "remove the change map") from None
