@@ -5,6 +5,7 @@ The NBD project's doc/uri.md, with two parameters beside it: `bitmap`, and libnb
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from urllib.parse import quote, unquote, urlsplit
@@ -54,7 +55,7 @@ class NbdUrl:
             "tls-certificates": self.certificates,
             "tls-hostname": self.hostname,
         }
-        query = "&".join(f"{name}={quote(value, safe='/:')}" for name, value in asked.items() if value)
+        query = "&".join(f"{name}={quote(os.fsencode(value), safe='/:')}" for name, value in asked.items() if value)
         return f"{scheme}://{place}/{quote(self.export, safe='/')}" + (f"?{query}" if query else "")
 
 

@@ -45,6 +45,9 @@ def track(
         raise errors.Usage(
             f"{len(images)} images need as many different names; there are {', '.join(chosen) or 'none'}"
         )
+    for image, name in zip(images, chosen, strict=True):
+        if os.fsencode(name) != name.encode(errors="replace"):
+            raise errors.Usage("its name is not UTF-8, as NBD wants; give it another (--name)", path=os.fspath(image))
     tracking = Tracking(Server(tls=server_context(tls) if tls else None))
     try:
         for image, name in zip(images, chosen, strict=True):
@@ -78,7 +81,7 @@ class Tracking:
         scheme = "nbds" if tls else "nbd"
         if socket is not None:
             self.server.listen_unix(socket)
-            where = quote(os.path.abspath(socket))
+            where = quote(os.fsencode(os.path.abspath(socket)))
             self.urls += [f"{scheme}+unix:///{quote(name, safe='')}?socket={where}" for name in self.names]
         if listen is not None:
             host, port = self.server.listen_tcp(*listen)

@@ -56,7 +56,7 @@ def _show(found: list[dict[str, Any]], as_json: bool) -> None:
         size, marked = format_size(one["size"]), format_size(one["marked_bytes"])
         state = "in a cycle" if one["cut_open"] else "resync required" if one["resync_required"] else "tracked"
         since = f"{marked} changed since point {one['have'][1]}" if one["known"] else "no point is known"
-        click.echo(f"{one['image']}: {state}, {size}; {since}; {one['active_regions']} regions active")
+        click.echo(f"{output.one_line(one['image'])}: {state}, {size}; {since}; {one['active_regions']} regions active")
         for problem in (one["lost"], one["map_error"]):
             if problem:
                 click.echo(f"  {problem}")

@@ -141,6 +141,18 @@ def test_one_server_an_image(folder: Path, servers: list[Server]) -> None:
     os.kill(servers[0].process.pid, 0)
 
 
+def test_a_name_that_is_not_utf8_needs_another(folder: Path) -> None:
+    """NBD's names are UTF-8; a file's need not be."""
+    odd = folder / os.fsdecode(b"odd\xff")
+    odd.write_bytes(bytes(4096))
+    socket = str(folder / os.fsdecode(b"s\xff"))
+    with pytest.raises(engine.errors.Usage, match="--name"):
+        engine.track([odd], socket=socket)
+    with engine.track([odd], socket=socket, names=["odd"]) as tracking:
+        assert tracking.urls[0].endswith("s%FF")
+        assert engine.replicate(odd, folder / "odd-replica").tracker == "nbd"
+
+
 def test_a_server_that_is_silent_is_not_taken_for_a_file_at_rest(folder: Path, servers: list[Server]) -> None:
     Path(beside(servers[0].image, "control")).unlink()
     with pytest.raises(errors.Unreachable, match="control socket does not answer"):
