@@ -3,7 +3,8 @@
 What lies below its undo deltas is an image that nobody writes: a point's own clone, or a clone of the head made for
 this reader alone. Where the file system cannot clone there is the head itself, which cycles overwrite; then every
 block that is read from it is looked for afterwards in the undo deltas that came since (`_Follower`). That is enough,
-because an old content is in the undo delta, in order and durable, before its block of the head is overwritten.
+because an old content is in the undo delta, in order and durable, before its block of the head is overwritten. Where
+nothing can be made in the replica's folder, the head is read as long as nobody writes it (`_Still`).
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class SteadyPoint(Image):
     def __init__(self, replica: Replica, at: str = "latest") -> None:
         self._layers: list[lookup.Layer] = []
         self._lookup: lookup.Lookup | None = None
-        self._follower: _Follower | None = None
+        self._follower: _Follower | _Still | None = None
         self._base: Image | None = None
         self._lock = threading.Lock()
         self._block_size = replica.identity.block_size
@@ -58,13 +59,16 @@ class SteadyPoint(Image):
         for generation in chain.undos:
             self._layers.append(lookup.Layer(replica.open_undo(generation)))
         cloned = replica.layout.head != chain.base_path
-        self._base = replica.open_disk(chain.base_path) if cloned else _own_clone(replica)
+        writable = os.access(replica.layout.root, os.W_OK)
+        self._base = replica.open_disk(chain.base_path) if cloned else _own_clone(replica) if writable else None
         if self._layers or self._base is None:
             self._lookup = lookup.Lookup(self._layers, self.size, self._block_size)
         if self._base is None:
             assert self._lookup is not None
             self._base = replica.open_head()
-            self._follower = _Follower(replica, chain.base, self._lookup, self.size)
+            self._follower = (
+                _Follower(replica, chain.base, self._lookup, self.size) if writable else _Still(replica)
+            )
 
     @property
     def size(self) -> int:
@@ -159,7 +163,7 @@ class SteadyPoint(Image):
         place = view[low - offset : high - offset]
         if lookup.in_frame(value):
             place[:] = self._lookup.block(value, block)[low - start : high - start]
-        elif value == lookup.KEPT and self._follower is not None:
+        elif value == lookup.KEPT and isinstance(self._follower, _Follower):
             self._follower.store.read_into(low, place)
         else:
             place[:] = bytes(high - low)
@@ -305,6 +309,36 @@ class _Follower:
             self._reader = None
         self.store.close()
         self._lease.end()
+
+
+class _Still:
+    """For who may not write into the replica, on a read-only medium say, and so can hold no lease: nobody is expected
+    to go on with it. Whoever does all the same, through another mount, ends the reads.
+    """
+
+    def __init__(self, replica: Replica) -> None:
+        self._path = replica.layout.head
+        self._before = self._stamp()
+
+    def _stamp(self) -> tuple[int, ...]:
+        try:
+            info = os.stat(self._path)
+        except OSError as error:
+            raise errors.from_os(error, self._path, "look at it") from None
+        return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
+
+    def look(self) -> None:
+        """After a read: raises Unreachable where the head is not what it was any more."""
+        if self._stamp() != self._before:
+            raise errors.Unreachable(
+                "was written, and what it held cannot be kept: the replica is read-only here", path=self._path
+            )
+
+    def advance(self) -> None:
+        return None
+
+    def close(self) -> None:
+        return None
 
 
 def _own_clone(replica: Replica) -> Image | None:

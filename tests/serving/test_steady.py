@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
 import threading
 from pathlib import Path
 
@@ -221,3 +222,25 @@ def test_writes_are_refused(tmp_path):
         for change in (lambda: point.write(0, b"x"), lambda: point.zero(0, 1), lambda: point.resize(1)):
             with pytest.raises(errors.Refused):
                 change()
+
+
+@pytest.mark.needs("root")
+def test_a_replica_on_a_read_only_mount(source, tmp_path):
+    """A copy that nobody can write is served too, and not over the head of who goes on with it elsewhere."""
+    source.change()
+    source.cycle()
+    folder = tmp_path / "read-only"
+    folder.mkdir()
+    subprocess.run(["mount", "--bind", source.root, folder], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
+        for at in source.states:
+            with SteadyPoint(Replica.open(str(folder)), str(at)) as point:
+                assert whole(point) == source.states[at]
+        with SteadyPoint(Replica.open(str(folder))) as point:
+            source.change()
+            source.cycle()
+            with pytest.raises(errors.Unreachable, match="read-only here"):
+                whole(point)
+    finally:
+        subprocess.run(["umount", folder], check=True)
