@@ -69,7 +69,7 @@ class TrackedImage:
         fd = image.fd if isinstance(image, RawImage) else -1
         self.disk = _nbd.Disk(image, self.size, fd=fd, changes=self.changes)
         self.others = Others(self.path, image, self.changes)
-        self.have = self.file.load(self.changes, image.files())
+        self.have = self.file.load(self.changes, image.files(), raw=isinstance(image, RawImage))
         self.file.attach(self.changes, self._state(""), self.have is not None)
 
     def _state(self, stamped: str) -> State:

@@ -26,7 +26,8 @@ VERSION = 1
 SLOT = 4096
 HEADERS = 2 * SLOT
 _HEAD = struct.Struct("<8sIIQI")  # magic, version, bytes of the JSON, serial, CRC-32C of all of it with this as 0
-# After a crash, a file that is younger than the map's last sign of life was written by somebody else.
+# After a crash, a file that is younger than the map's last sign of life was written by somebody else. With a region
+# active our own last writes may be younger too; with none they are older by a save at least.
 HEARTBEAT_GRACE_NS = 10_000_000_000
 _LONG_NAME = 48
 
@@ -115,12 +116,16 @@ class MapFile:
             os.close(self.fd)
             raise errors.Busy("another tracking server serves this image already", path=path)
 
-    def load(self, changes: _nbd.ChangeMap, files: list[str]) -> Have | None:
-        """Put what the file knows into a new map, and return what its marks are relative to; None: nothing is known."""
-        state = self._newest()
-        if state is None or not self._fits(state, changes, files):
-            return None
+    def load(self, changes: _nbd.ChangeMap, files: list[str], *, raw: bool) -> Have | None:
+        """Put what the file knows into a new map, and return what its marks are relative to; None: nothing is known.
+
+        A `raw` image is written by guests alone, a container by its server too.
+        """
         active = self._read(HEADERS, changes.active_bytes)
+        state = self._newest()
+        grace = 0 if raw and not any(active) else HEARTBEAT_GRACE_NS
+        if state is None or not self._fits(state, changes, files, grace):
+            return None
         marks = self._read(HEADERS + changes.active_bytes, changes.marks_bytes)
         if len(active) < changes.active_bytes or len(marks) < changes.marks_bytes:
             return None
@@ -141,13 +146,13 @@ class MapFile:
         self.serial, state = max(sound)
         return state
 
-    def _fits(self, state: State, changes: _nbd.ChangeMap, files: list[str]) -> bool:
+    def _fits(self, state: State, changes: _nbd.ChangeMap, files: list[str], grace: int) -> bool:
         shape = (state.size, state.granule, state.region)
         if shape != (changes.size, changes.granule, changes.region) or state.identity != identity(files[0]):
             return False
         if state.stamp:
             return state.stamp == stamp(files)
-        alive = os.fstat(self.fd).st_mtime_ns + HEARTBEAT_GRACE_NS
+        alive = os.fstat(self.fd).st_mtime_ns + grace
         return all(max(info.st_mtime_ns, info.st_ctime_ns) < alive for info in map(os.stat, files))
 
     def attach(self, changes: _nbd.ChangeMap, state: State, known: bool) -> None:

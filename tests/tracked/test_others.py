@@ -120,6 +120,22 @@ def test_a_restore_voids_the_map_that_a_killed_server_left(image: Path, tmp_path
         assert equal(image, root)
 
 
+@pytest.mark.parametrize("others", [False, True])
+def test_who_writes_right_after_a_resting_server_was_killed(image: Path, tmp_path: Path, others: bool) -> None:
+    """Without an active region the last write is older than the server's last sign of life, by however little."""
+    root, file = tmp_path / "r", Path(beside(image, "map"))
+    with engine.track([image], socket=str(tmp_path / "s")):
+        engine.replicate(image, root)
+        left, alive = file.read_bytes(), file.stat().st_mtime_ns
+    file.write_bytes(left)
+    os.utime(file, ns=(alive, alive))
+    if others:
+        changed(image)
+    with engine.track([image], socket=str(tmp_path / "s")):
+        assert engine.replicate(image, root, **UNSEEN).scanned == others
+        assert equal(image, root)
+
+
 def test_replicas_of_one_served_image_wait_for_each_other(image: Path, tmp_path: Path) -> None:
     """A cut that another's cycle holds passes: a watch tries again and does not end."""
     with engine.track([image], socket=str(tmp_path / "s")):
