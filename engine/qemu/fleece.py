@@ -218,7 +218,9 @@ def _context(bitmap: str | None) -> str | None:
 
 
 def _bound(folder: str, limit: int, size: int) -> int:
-    """Bytes that old contents may take. Raises Full where there is hardly room for any."""
+    """Bytes that old contents may take. Raises Full where there is hardly any room, Usage for a limit below it."""
+    if limit < _OVERHEAD:
+        raise errors.Usage(f"a copy limit of {limit} bytes: the file's own tables may take {_OVERHEAD}")
     try:
         found = os.statvfs(folder)
     except OSError as error:

@@ -287,9 +287,18 @@ def test_a_machine_that_writes_too_much_costs_the_cycle_and_not_the_machine(daem
     again.give_back()
 
 
-def test_no_room_at_all_is_said(daemon: Start) -> None:
+def test_no_room_at_all_is_said(daemon: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     made = daemon()
+    monkeypatch.setattr("secondsite.engine.qemu.fleece._LEAVE", 1 << 62)
     with pytest.raises(errors.Full, match="no room to keep what is overwritten"):
+        made.tracker().begin(None)
+    assert made.added() == []
+    assert made.bitmaps() == []
+
+
+def test_a_limit_below_the_tables_is_not_called_a_full_disk(daemon: Start) -> None:
+    made = daemon()
+    with pytest.raises(errors.Usage, match="a copy limit of 1048576 bytes"):
         made.tracker(copy_limit=MIB).begin(None)
     assert made.added() == []
     assert made.bitmaps() == []
