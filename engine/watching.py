@@ -264,15 +264,22 @@ def watch(
     once = {name: options.pop(name) for name in ("resync", "accept_source", "trust_mtime") if name in options}
     mtime = {"trust_mtime": once.pop("trust_mtime")} if "trust_mtime" in once else {}
 
+    local, made = options.get("files") is None, False
+
     def cycle(progress: Callable[[Progress], None]) -> Replicated:
+        nonlocal made
+        # An empty mount point is no reason for a first copy into it.
+        if made and local and not os.path.lexists(os.path.join(replica, "replica.json")):
+            raise errors.Unreachable("the replica is not there any more", path=os.fspath(replica))
         done = replicate(
             source, replica, progress=progress if observe else None, cancel=cancel, clock=clock, **mtime, **once,
             **options,
         )  # fmt: skip
         once.clear()
+        made = True
         return done
 
-    aside = between(source, replica, local=options.get("files") is None)
+    aside = between(source, replica, local=local)
     Watch(
         cycle, every, observe or (lambda _: None), cancel or (lambda: False), clock, monotonic, sleep, aside
     ).run()

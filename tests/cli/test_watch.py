@@ -112,6 +112,26 @@ def test_a_replica_that_goes_away_and_comes_back(disk: Path, tmp_path: Path) -> 
     assert (root / "head.raw").read_bytes() == disk.read_bytes()
 
 
+def test_no_second_first_copy_into_an_empty_mount_point(disk: Path, tmp_path: Path) -> None:
+    """The replica's file system was unmounted: a copy of the disk does not belong below it."""
+    root, away = tmp_path / "replica", tmp_path / "away"
+    child = start("replicate", disk, root, "--watch", "1", "--json")
+    until(lambda: points(root) == 1, child)
+    time.sleep(0.5)
+    root.rename(away)
+    root.mkdir()
+    change(disk, 70 * KIB)
+    time.sleep(2.5)
+    assert not list(root.iterdir())
+    root.rmdir()
+    away.rename(root)
+    until(lambda: points(root) == 2, child, 30)
+    status, out, err = end(child)
+    assert status == 143, (out, err)
+    told = [cycle["error"] for cycle in map(json.loads, out.splitlines()) if cycle.get("state") == "retrying"]
+    assert told and all("not there any more" in error for error in told)
+
+
 def test_what_no_retry_mends_has_its_exit_status(disk: Path, tmp_path: Path) -> None:
     root = tmp_path / "replica"
     engine.replicate(make_disk(tmp_path / "other.raw", seed=9), root)
