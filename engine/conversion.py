@@ -12,7 +12,7 @@ from secondsite.engine.batch import Batch
 from secondsite.engine.files import LocalFiles
 from secondsite.engine.images import Image, ShortImage, open_image
 from secondsite.engine.progress import Monitor, Progress
-from secondsite.engine.replica.container import create_container
+from secondsite.engine.replica.container import check_size, create_container
 from secondsite.engine.results import Converted
 from secondsite.engine.source import Source
 from secondsite.engine.units import KIB, MIB
@@ -67,6 +67,7 @@ def convert(
     origin = Source(image, None)
     try:
         before, size = origin.settled(), image.size
+        check_size(format, size, target, subformat)
         files.unlink(partial)
         try:
             tally = _fill(image, partial, format, subformat, workers or default_workers(), Monitor(progress, cancel))

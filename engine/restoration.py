@@ -22,7 +22,7 @@ from secondsite.engine.images import Image, RawImage
 from secondsite.engine.images.raw import real_path
 from secondsite.engine.progress import Monitor, Progress
 from secondsite.engine.replica import chain as chains
-from secondsite.engine.replica.container import create_container, open_existing
+from secondsite.engine.replica.container import check_size, create_container, open_existing
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.point import Point
 from secondsite.engine.replica.view import PointView, base_map, point_map
@@ -101,6 +101,7 @@ class _Job:
         """A file that was not there."""
         if self.files.exists(target):
             raise errors.Refused("exists; --in-place rewrites what differs in it, or name another file", path=target)
+        check_size(format, self.point.virtual_bytes, target, subformat)
         folder, name = posixpath.split(target)
         partial = posixpath.join(folder, f".{name}.secondsite-partial")
         try:

@@ -24,8 +24,8 @@ def check_format(name: str) -> str:
     return name
 
 
-def check_size(format: str, size: int, path: str) -> None:
-    """Raises Usage where a container cannot hold the disk at `path`, which has that many bytes."""
+def check_size(format: str, size: int, path: str, subformat: str | None = None) -> None:
+    """Raises Usage, which names `path`, where a container cannot hold a disk of that many bytes."""
     if format == "vhdx":
         from secondsite.engine.images.vhdx.create import check_size as check
 
@@ -33,7 +33,7 @@ def check_size(format: str, size: int, path: str) -> None:
     elif format == "vhd":
         from secondsite.engine.images.vhd.create import whole_units
 
-        whole_units(size, rounding="exact")
+        whole_units(size, rounding="up" if subformat == "fixed" else "exact", path=path)
 
 
 def open_existing(files: Files, path: str, format: str | None, allow: Sequence[str]) -> Image:

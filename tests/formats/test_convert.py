@@ -152,3 +152,17 @@ def test_a_subformat_that_makes_no_sense(raw: Path, tmp_path: Path) -> None:
         with pytest.raises(errors.Usage):
             engine.convert(raw, tmp_path / "out", format=target, subformat=subformat)
     assert not (tmp_path / "out").exists() and left_over(tmp_path) == []
+
+
+@pytest.mark.parametrize("target", ["vhdx", "vhd"])
+def test_a_size_that_the_format_has_not_is_told_of_the_output(tmp_path: Path, target: str) -> None:
+    """Not of the hidden file that would have become it."""
+    source, out = tmp_path / "odd.raw", tmp_path / f"out.{target}"
+    source.write_bytes(b"x" * 1000)
+    replicate(source, tmp_path / "replica")
+    with pytest.raises(errors.Usage, match="512") as converted:
+        engine.convert(source, out, format=target)
+    with pytest.raises(errors.Usage, match="512") as restored:
+        engine.restore(tmp_path / "replica", out, format=target)
+    assert converted.value.path == restored.value.path == str(out)
+    assert left_over(tmp_path) == []

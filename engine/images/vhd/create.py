@@ -38,7 +38,7 @@ CREATOR, CREATOR_VERSION, CREATOR_HOST = b"win ", 0x000A0000, b"Wi2k"
 _EPOCH = 946684800
 
 
-def whole_units(size: int, *, rounding: str = "up") -> int:
+def whole_units(size: int, *, rounding: str = "up", path: str | None = None) -> int:
     """A size that Azure takes: `up` to a whole MiB, or `refuse` what is none; `exact` keeps whole sectors.
 
     Raises Usage for a size that a VHD cannot have.
@@ -50,7 +50,9 @@ def whole_units(size: int, *, rounding: str = "up") -> int:
     elif rounding not in ("refuse", "exact"):
         raise errors.Usage(f"rounding {rounding!r}; it takes up, refuse or exact")
     if size % SECTOR or not 0 < size <= MAX_BYTES:
-        raise errors.Usage(f"a VHD of {size} bytes; it has whole sectors of {SECTOR}, and at most {MAX_BYTES} bytes")
+        raise errors.Usage(
+            f"a VHD of {size} bytes; it has whole sectors of {SECTOR}, and at most {MAX_BYTES} bytes", path=path
+        )
     return size
 
 
