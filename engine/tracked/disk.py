@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from secondsite.engine import _nbd, errors
 from secondsite.engine.images import RawImage, open_image
 from secondsite.engine.images.raw import real_path
-from secondsite.engine.tracked.mapfile import MapFile, State, beside, stamp
+from secondsite.engine.tracked.mapfile import MapFile, State, beside, lock, stamp
 from secondsite.engine.tracked.others import Others
 from secondsite.engine.trackers.base import Have
 from secondsite.engine.units import KIB, MIB, format_size
@@ -54,6 +54,9 @@ class TrackedImage:
             self.image.close()
             raise
         try:
+            if isinstance(self.image, RawImage) and not lock(self.image.fd):
+                # Its map's lock does not tell: a hard link has another name, and so another map.
+                raise errors.Busy("another program has it locked", path=self.path)
             self._load()
         except BaseException:
             self.file.close()

@@ -112,7 +112,7 @@ class MapFile:
             self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise errors.from_os(error, path, "open the change map") from None
-        if not _lock(self.fd):
+        if not lock(self.fd):
             os.close(self.fd)
             raise errors.Busy("another tracking server serves this image already", path=path)
 
@@ -187,8 +187,11 @@ class MapFile:
             self.fd = -1
 
 
-def _lock(fd: int) -> bool:
-    """Who looks whether an image is served holds the lock for a moment, hence some tries."""
+def lock(fd: int) -> bool:
+    """Take the lock of an open file, exclusively.
+
+    Who looks whether an image is served holds the lock for a moment, hence some tries.
+    """
     for _ in range(20):
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -154,3 +154,15 @@ def test_replicas_of_one_served_image_wait_for_each_other(image: Path, tmp_path:
         finally:
             done.set()
             holder.join()
+
+
+def test_one_server_whatever_the_name(image: Path, tmp_path: Path) -> None:
+    """A hard link has a map of its own, in which the other server's writes would be missing."""
+    other = tmp_path / "other.raw"
+    other.hardlink_to(image)
+    with engine.track([image], socket=str(tmp_path / "s")), pytest.raises(errors.Busy):
+        engine.track([other], socket=str(tmp_path / "s2"))
+    with engine.track([other], socket=str(tmp_path / "s2")):
+        pass
+    with pytest.raises(errors.Busy, match="locked"):
+        engine.track([image, other], socket=str(tmp_path / "s2"))
