@@ -27,6 +27,18 @@ if TYPE_CHECKING:
     from secondsite.engine.maintain import open_point, prune, raise_epoch
     from secondsite.engine.progress import Progress
     from secondsite.engine.qemu.machine import Qemu
+    from secondsite.engine.remote.hosts import (
+        AgentAt,
+        HostIdentity,
+        PairedHost,
+        agent,
+        host_identity,
+        init_identity,
+        pair,
+        peers,
+        registration_key,
+        revoke,
+    )
     from secondsite.engine.replication import replicate, replicate_logs
     from secondsite.engine.restoration import restore
     from secondsite.engine.results import (
@@ -60,6 +72,16 @@ _HOME = {
     "Progress": "progress",
     "Qemu": "qemu.machine",
     "export_hrl": "hrl.export",
+    "AgentAt": "remote.hosts",
+    "HostIdentity": "remote.hosts",
+    "PairedHost": "remote.hosts",
+    "agent": "remote.hosts",
+    "host_identity": "remote.hosts",
+    "init_identity": "remote.hosts",
+    "pair": "remote.hosts",
+    "peers": "remote.hosts",
+    "registration_key": "remote.hosts",
+    "revoke": "remote.hosts",
     "replicate": "replication",
     "replicate_logs": "replication",
     "restore": "restoration",
@@ -87,11 +109,12 @@ _HOME = {
 }
 
 __all__ = [
-    "Converted", "Error", "Extent", "Finding", "Image", "ImageInfo", "MapExtent", "PointInfo", "Progress",
-    "Qemu", "RawImage", "ReplicaInfo", "Replicated", "Restored", "Serving", "Status", "Tracking", "Verified",
-    "check_image", "convert", "create_vhdx", "export_hrl", "image_map", "info", "open_image", "open_point", "points",
-    "prune", "raise_epoch", "replicate", "replicate_logs", "restore", "serve", "track", "tracking_status", "verify",
-    "watch",
+    "AgentAt", "Converted", "Error", "Extent", "Finding", "HostIdentity", "Image", "ImageInfo", "MapExtent",
+    "PairedHost", "PointInfo", "Progress", "Qemu", "RawImage", "ReplicaInfo", "Replicated", "Restored", "Serving",
+    "Status", "Tracking", "Verified", "agent", "check_image", "convert", "create_vhdx", "export_hrl", "host_identity",
+    "image_map", "info", "init_identity", "open_image", "open_point", "pair", "peers", "points", "prune",
+    "raise_epoch", "registration_key", "replicate", "replicate_logs", "restore", "revoke", "serve", "track",
+    "tracking_status", "verify", "watch",
 ]  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from secondsite.engine.images import Image
 from secondsite.engine.images.raw import real_path
 from secondsite.engine.progress import Monitor, Progress
 from secondsite.engine.qemu.machine import Qemu
+from secondsite.engine.remote import url
 from secondsite.engine.replica import prune
 from secondsite.engine.replica.container import check_format, check_size
 from secondsite.engine.replica.directory import Replica
@@ -65,8 +66,12 @@ def replicate(
     cancel: Callable[[], bool] | None = None,
     clock: Callable[[], datetime.datetime] = utc_now,
     files: Files | None = None,
+    state: str | os.PathLike[str] | None = None,
 ) -> Replicated:
     """Bring the replica in a folder to the source's content; make the folder where there is none.
+
+    A replica `secondsite://HOST[:PORT]/NAME` is the one of that name which the agent at HOST keeps; `state` is then the
+    folder of what this host knows of others.
 
     `block_size` (bytes, a power of two from 4 KiB to 4 MiB) counts for a new replica; for an existing one it must
     be its own. `codec` packs the undo deltas. `keep` drops all but the newest so many points afterwards. `limit` is
@@ -86,6 +91,18 @@ def replicate(
     began = time.monotonic()
     if isinstance(tracker, str):
         choose.check_name(tracker)
+    if url.is_remote(os.fspath(replica)):
+        from secondsite.engine.remote import outbound
+
+        outbound.refuse(
+            keep=keep, limit=limit, tracker=tracker not in ("auto", "scan"), qemu=qemu, bitmap_since=bitmap_since,
+            next_bitmap=next_bitmap, changed=changed, resync=resync, trust_mtime=trust_mtime, history=history != "auto",
+        )  # fmt: skip
+        return outbound.replicate(
+            source, url.parse(os.fspath(replica)), block_size=block_size, codec=codec, head=head, epoch=epoch,
+            source_id=source_id, accept_source=accept_source, source_format=source_format,
+            allow_parent_path=allow_parent_path, workers=workers, progress=progress, cancel=cancel, state=state,
+        )  # fmt: skip
     check_count(distrust)
     _check_numbers(keep, limit, history)
     if block_size is not None:

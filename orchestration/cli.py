@@ -29,6 +29,10 @@ COMMANDS = {
     "check": "Check the structure of a disk image.",
     "map": "Show where a disk image holds data.",
     "export-hrl": "Write what changed between two points as a Hyper-V Replica log.",
+    "identity": "Make or show the key that other hosts know this one by.",
+    "agent": "Keep replicas for other hosts, and give out keys to them.",
+    "pair": "Pair with another host's agent.",
+    "peers": "List who is paired with this host's agent, or revoke one.",
     "bench": "Measure what this machine can do.",
 }
 

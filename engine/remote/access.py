@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import hmac
 import secrets
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -70,12 +71,39 @@ def load(path: Path) -> Book:
         raise errors.Damaged(f"does not say who is paired: {error}", path=str(path)) from None
 
 
+class Reader:
+    """The book as it is now, read again only when another file has taken its place."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._seen: tuple[int, ...] | None = None
+        self._book = Book()
+
+    def now(self) -> Book:
+        """Not to be changed. Raises as `load`."""
+        with self._lock:
+            seen = self._stamp()
+            if seen is None or seen != self._seen:
+                # A change in between shows as another stamp next time.
+                self._book, self._seen = load(self.path), seen
+            return self._book
+
+    def _stamp(self) -> tuple[int, ...] | None:
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 @contextlib.contextmanager
 def changing(path: Path) -> Iterator[Book]:
     """The book, to be changed; written durably at the end unless an error leaves. One at a time."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with path.with_name(path.name + ".lock").open("ab") as lock:
+            identity.give_to_owner(lock.fileno(), path.parent)
             fcntl.flock(lock, fcntl.LOCK_EX)  # held for the few milliseconds of a write
             book = load(path)
             yield book

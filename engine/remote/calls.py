@@ -82,6 +82,11 @@ class Call:
         """End the call with an error for the other side."""
         self._finish(p.ERROR, p.encode(p.failure(error)))
 
+    def abort(self, error: errors.Error) -> None:
+        """From any thread: tell the other side, and whoever sends or receives on it here."""
+        self.fail(error)
+        self._end(error)
+
     def close(self) -> None:
         """End it from this side: nothing more is sent or received. Closing twice does nothing."""
         self._finish(p.CLOSE, b"")

@@ -82,8 +82,11 @@ class Connection:
     def _hello(self, software: str) -> None:
         ours = p.Hello(p.OLDEST, p.NEWEST, software[:200], self.window)
         control = p.encode(ours)
+        # A client hears first: under TLS 1.3 that is where it learns that its certificate is not taken, and after a
+        # failed write it would not.
+        first = self._wire.read_message() if self._odd else None
         self._wire.send(p.pack_header(p.HELLO, 0, control) + control)
-        first = self._wire.read_message()
+        first = first or self._wire.read_message()
         if first.kind != p.HELLO:
             raise p.Garbled(f"begins with a {p.KINDS[first.kind]} message instead of a hello", path=self.peer)
         theirs = p.decode(first.control, p.Hello, self.peer)
@@ -255,6 +258,14 @@ class Connection:
         self._wire.close()
         for call in calls:
             call._end(self.failed)
+
+    def drain(self, seconds: float) -> None:
+        """Let what is said urgently, such as an error, go out; for so long at most."""
+        deadline = time.monotonic() + seconds
+        while self._urgent and self.failed is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if self._sending.acquire(timeout=max(deadline - time.monotonic(), 0)):  # the last one may be on its way
+            self._sending.release()
 
     def join(self) -> None:
         """After `close`: wait for the threads and let go of the socket."""

@@ -101,6 +101,7 @@ def write(path: Path, data: bytes, mode: int) -> None:
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
     with os.fdopen(descriptor, "wb") as file:
         os.fchmod(descriptor, mode)
+        give_to_owner(descriptor, path.parent)
         file.write(data)
         file.flush()
         os.fsync(descriptor)
@@ -110,6 +111,13 @@ def write(path: Path, data: bytes, mode: int) -> None:
         os.fsync(parent)
     finally:
         os.close(parent)
+
+
+def give_to_owner(descriptor: int, folder: Path) -> None:
+    """What root writes into a service's folder is to be read by that service."""
+    owner = folder.stat()
+    if os.geteuid() == 0 and owner.st_uid != 0:
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
 def load(folder: str | os.PathLike[str]) -> Identity:
@@ -150,6 +158,12 @@ def pin(pem: str | bytes, path: str) -> str:
         return _spki_pin(parse(pem, path).public_key())
     except (ValueError, UnsupportedAlgorithm):
         raise errors.Damaged("is a certificate with a key of an unknown kind", path=path) from None
+
+
+def holds_now(pem: str | bytes, path: str) -> bool:
+    """Is the clock within the times of a certificate? Raises Damaged where it is none."""
+    found = parse(pem, path)
+    return found.not_valid_before_utc <= datetime.datetime.now(datetime.UTC) <= found.not_valid_after_utc
 
 
 def _spki_pin(key: object) -> str:

@@ -21,12 +21,16 @@ class Untrusted(errors.Refused):
     """The other side is not who it is to be, or does not take us. Trying again changes nothing."""
 
 
-def context(identity: ids.Identity, peers: Mapping[str, str], *, server: bool) -> ssl.SSLContext:
-    """For one side; `peers` are the certificates (PEM) that it takes, by pin. Raises Unreachable, Damaged."""
+def context(
+    identity: ids.Identity, peers: Mapping[str, str], *, server: bool, strangers: bool = False
+) -> ssl.SSLContext:
+    """For one side; `peers` are the certificates (PEM) that it takes, by pin. A server that takes `strangers` also lets
+    in who shows no certificate: who comes to pair. Raises Unreachable, Damaged.
+    """
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
     made.minimum_version = ssl.TLSVersion.TLSv1_3
     made.check_hostname = False  # keys are pinned; a host may have any name and address
-    made.verify_mode = ssl.CERT_REQUIRED
+    made.verify_mode = ssl.CERT_OPTIONAL if server and strangers else ssl.CERT_REQUIRED
     if server:
         made.num_tickets = 0  # a resumed session would pass without its certificate being looked at
     try:
@@ -43,9 +47,10 @@ def context(identity: ids.Identity, peers: Mapping[str, str], *, server: bool) -
 
 def shake(
     sock: socket.socket, identity: ids.Identity, peers: Mapping[str, str], peer: str, *,
-    server: bool, timeout: float = HANDSHAKE_SECONDS,
+    server: bool, timeout: float = HANDSHAKE_SECONDS, strangers: bool = False,
 ) -> tuple[ssl.SSLSocket, str]:  # fmt: skip
-    """Encrypt a connected socket; it and the pin of who is there. Raises Untrusted, Unreachable; then it is closed.
+    """Encrypt a connected socket; it and the pin of who is there, which is empty for a stranger. Raises Untrusted,
+    Unreachable; then it is closed.
 
     With TLS 1.3 a client's handshake is over before the server has looked at its certificate: that the server does not
     take it is an SSLError of the client's first read.
@@ -53,11 +58,41 @@ def shake(
     secure: ssl.SSLSocket | None = None
     try:
         sock.settimeout(timeout)
-        secure = context(identity, peers, server=server).wrap_socket(sock, server_side=server)
+        made = context(identity, peers, server=server, strangers=strangers)
+        secure = made.wrap_socket(sock, server_side=server)
+        if server and strangers and secure.getpeercert(binary_form=True) is None:
+            return secure, ""
         return secure, _pinned(secure, peers, peer)
     except BaseException as error:
         (secure or sock).close()
         if isinstance(error, OSError):  # every SSLError is one
+            raise refusal(error, peer) from None
+        raise
+
+
+def shake_to_pair(
+    sock: socket.socket, pin: str, peer: str, timeout: float = HANDSHAKE_SECONDS
+) -> tuple[ssl.SSLSocket, str]:
+    """Encrypt a socket to an agent of which only the pin is known, showing nothing; it and the agent's certificate
+    (PEM). Raises Untrusted where another key is there, before anything was said; then the socket is closed.
+    """
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    made.minimum_version = ssl.TLSVersion.TLSv1_3
+    # TLS proves that the key of the shown certificate is there; whether it is the right one is looked at below.
+    made.check_hostname, made.verify_mode = False, ssl.CERT_NONE
+    secure: ssl.SSLSocket | None = None
+    try:
+        sock.settimeout(timeout)
+        secure = made.wrap_socket(sock)
+        shown = secure.getpeercert(binary_form=True) or b""
+        if ids.pin(shown, peer) != pin:
+            raise Untrusted("is not the agent that gave this key out", path=peer)
+        if not ids.holds_now(shown, peer):
+            raise Untrusted("its certificate does not hold now: it has expired, or a clock is wrong", path=peer)
+        return secure, ssl.DER_cert_to_PEM_cert(shown)
+    except BaseException as error:
+        (secure or sock).close()
+        if isinstance(error, OSError):
             raise refusal(error, peer) from None
         raise
 

@@ -13,7 +13,7 @@ import threading
 import time
 
 from secondsite.engine import errors
-from secondsite.engine.remote import protocol
+from secondsite.engine.remote import protocol, tls
 
 # One TLS record has 16 KiB; of a plain socket this much is taken at a time.
 _PIECE = 256 * 1024
@@ -47,9 +47,13 @@ class Wire:
         if not ready and time.monotonic() >= deadline:
             raise Closed(f"nothing was heard for {self.idle:g} seconds", path=self.peer)
 
-    def _lost(self, error: OSError) -> Closed:
+    def _lost(self, error: OSError) -> errors.Error:
         if self._closed:
             return Closed("the connection was closed", path=self.peer)
+        if isinstance(error, ssl.SSLError):
+            # With TLS 1.3 a client learns only here that the server does not take its certificate.
+            told = tls.refusal(error, self.peer)
+            return told if isinstance(told, tls.Untrusted) else Closed(told.message, path=self.peer)
         return Closed(f"the connection broke: {error.strerror or error}", path=self.peer)
 
     def send(self, data: bytes | bytearray | memoryview) -> None:

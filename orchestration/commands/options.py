@@ -22,6 +22,10 @@ class Size(click.ParamType[int]):
 
 SIZE = Size()
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+state_option = click.option(
+    "--state", metavar="DIR", envvar="SECONDSITE_STATE",
+    help="What this host knows of others.  [default: secondsite below $XDG_STATE_HOME or ~/.local/state]",
+)  # fmt: skip
 at_option = click.option(
     "--at", metavar="POINT",
     help="A point as `points` prints it, `latest`, or a time (the newest point not after it; UTC unless it says).",
@@ -69,10 +73,12 @@ def image_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--source-format", type=kinds, help="Of the image.  [default: found out]")(allow(command))
 
 
-def address(text: str | None) -> tuple[str, int] | None:
-    """ADDR:PORT in two, an IPv6 address in brackets. Raises UsageError."""
+def address(text: str | None, usual: int | None = None) -> tuple[str, int] | None:
+    """ADDR:PORT in two, an IPv6 address in brackets; `usual` where no port is named. Raises UsageError."""
     if text is None:
         return None
+    if usual is not None and ((text.startswith("[") and text.endswith("]")) or ":" not in text):
+        text = f"{text}:{usual}"
     host, colon, port = text.rpartition(":")
     if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise click.UsageError(f"--listen takes ADDR:PORT, not {text!r}")

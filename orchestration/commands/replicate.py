@@ -10,7 +10,14 @@ import click
 from secondsite import engine
 from secondsite.engine.units import format_size
 from secondsite.orchestration import output
-from secondsite.orchestration.commands.options import SIZE, image_options, json_option, qemu_of, qemu_options
+from secondsite.orchestration.commands.options import (
+    SIZE,
+    image_options,
+    json_option,
+    qemu_of,
+    qemu_options,
+    state_option,
+)
 
 if TYPE_CHECKING:
     from secondsite.engine import Replicated
@@ -64,6 +71,7 @@ if TYPE_CHECKING:
     "[30 without one]",
 )  # fmt: skip
 @image_options
+@state_option
 @json_option
 def command(
     sources: tuple[str, ...], replica: str, hrl: bool, as_json: bool, threads: int | None, every: float | None,

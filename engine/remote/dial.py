@@ -1,0 +1,38 @@
+"""From this host to an agent: a connection whose other end is the paired one and nobody else."""
+
+from __future__ import annotations
+
+import socket
+
+from secondsite.engine import errors
+from secondsite.engine.remote import agents, identity, tls, url
+from secondsite.engine.remote.connection import Connection
+from secondsite.engine.remote.home import Home
+
+CONNECT_SECONDS = 15.0
+
+
+def connect(remote: url.Remote, home: Home) -> Connection:
+    """A new connection; the caller closes it. Raises Untrusted or Refused where trying again changes nothing,
+    otherwise Unreachable.
+    """
+    ours, peer = identity.load(home.identity), url.address(remote.host, remote.port)
+    pinned = agents.find(home.agents, remote.host, remote.port)
+    secure, _ = tls.shake(reach(remote.host, remote.port), ours, pinned, peer, server=False)
+    return Connection(secure, peer, client=True)
+
+
+def reach(host: str, port: int) -> socket.socket:
+    """A TCP connection. Raises Unreachable."""
+    peer = url.address(host, port)
+    try:
+        sock = socket.create_connection((host, port), CONNECT_SECONDS)
+    except TimeoutError:
+        raise errors.Unreachable(f"no answer in {CONNECT_SECONDS:g} seconds", path=peer) from None
+    except socket.gaierror as error:
+        raise errors.Unreachable(f"cannot find the host: {error.strerror}", path=peer) from None
+    except OSError as error:
+        raise errors.from_os(error, peer, "connect") from None
+    # Requests and acknowledgements are small, and somebody waits for each.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock

@@ -1,0 +1,113 @@
+"""What an operator does about hosts: an identity, keys, pairing, who is paired, and the agent itself."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from secondsite.engine import errors
+from secondsite.engine.remote import access, identity, pairing, url
+from secondsite.engine.remote.home import Home
+
+State = str | os.PathLike[str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class HostIdentity:
+    """This host as others see it. `pin` is the SHA-256 of its public key, `ends` is when its certificate expires."""
+
+    name: str
+    pin: str
+    ends: str
+    folder: str
+
+
+@dataclass(frozen=True, slots=True)
+class PairedHost:
+    """Who may connect to the agent here, and what it may do with which replicas."""
+
+    name: str
+    pin: str
+    replicas: list[str]
+    actions: list[str]
+    ends: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgentAt:
+    """An agent that runs."""
+
+    address: str
+    root: str
+    pin: str
+
+
+def init_identity(*, name: str | None = None, state: State = None) -> HostIdentity:
+    """Make this host's key and certificate. Raises Refused where there is one."""
+    return _told(identity.create(Home.of(state).identity, name=name))
+
+
+def host_identity(*, state: State = None) -> HostIdentity:
+    """This host's identity. Raises Refused where there is none."""
+    return _told(identity.load(Home.of(state).identity))
+
+
+def _told(found: identity.Identity) -> HostIdentity:
+    return HostIdentity(host_name(), found.pin, found.ends.isoformat(), str(found.folder))
+
+
+def host_name() -> str:
+    """How this host calls itself to others: its name, as far as that is one of ours."""
+    name = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in socket.gethostname())
+    return name.lstrip("._-")[:60] or "host"
+
+
+def registration_key(
+    replicas: Sequence[str], *, allow: Sequence[access.Action] = ("send",), state: State = None
+) -> str:
+    """A key for one host, to be used once within five days; what its user will be allowed. Raises Usage, Refused."""
+    home = Home.of(state)
+    ours = identity.load(home.identity)
+    return pairing.format_key(ours.pin, access.give_key(home.peers, list(replicas), list(allow)))
+
+
+def pair(host: str, key: str, *, name: str | None = None, state: State = None) -> PairedHost:
+    """Pair with the agent at HOST[:PORT] that gave the key out; what this host may do there."""
+    where, port = url.parse_address(host)
+    parsed = pairing.parse_key(key)
+    made = pairing.pair(where, port, parsed, name or host_name(), Home.of(state))
+    return PairedHost(made.name, parsed.pin, made.replicas, list(made.actions), "")
+
+
+def peers(*, state: State = None) -> list[PairedHost]:
+    """Who is paired with the agent of this host."""
+    book = access.load(Home.of(state).peers)
+    return [
+        PairedHost(peer.name, pin, peer.replicas, list(peer.actions), _ends(peer.certificate))
+        for pin, peer in sorted(book.peers.items(), key=lambda item: item[1].name)
+    ]
+
+
+def _ends(certificate: str) -> str:
+    try:
+        return identity.parse(certificate, "it").not_valid_after_utc.isoformat()
+    except errors.Damaged:
+        return ""
+
+
+def revoke(name: str, *, state: State = None) -> None:
+    """No longer let a host in, by its name or pin; what it does just now ends within a second. Raises Refused."""
+    access.revoke(Home.of(state).peers, name)
+
+
+@contextmanager
+def agent(root: str, *, listen: tuple[str, int], state: State = None) -> Iterator[AgentAt]:
+    """Serve the replicas below a folder while the context is open. Raises Refused, Damaged, Unreachable."""
+    from secondsite.engine.remote.service import Agent
+
+    with Agent(root, Home.of(state)) as made:
+        address = url.address(*made.listen(*listen))
+        yield AgentAt(address, made.root.path, made.identity.pin)

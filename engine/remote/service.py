@@ -1,0 +1,194 @@
+"""The agent: owns the replicas below one folder, and takes connections of hosts that are paired with it.
+
+Who connects is a stranger until the handshake has shown a paired key. Strangers are few and have little time: of too
+many the oldest goes, so that who has a key comes in while others only hold on.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+
+from secondsite.engine import errors
+from secondsite.engine.remote import access, identity, pairing, tls, url
+from secondsite.engine.remote.confined import Root
+from secondsite.engine.remote.connection import Connection
+from secondsite.engine.remote.home import Home
+from secondsite.engine.remote.lobby import Lobby
+from secondsite.engine.remote.session import Session
+
+log = logging.getLogger("secondsite.agent")
+
+MAX_CONNECTIONS = 512
+# How soon who was revoked is gone.
+LOOK_SECONDS = 0.5
+# What is begun is parked in less; what takes longer is taken back by who opens the replica next.
+STOP_SECONDS = 10.0
+
+
+class Agent:
+    """Made with its identity and folder; `listen`, then `close`, or use it as a context."""
+
+    def __init__(self, root: str, home: Home) -> None:
+        self.home = home
+        self.identity = identity.load(home.identity)
+        self.root = Root(root)
+        self.book = access.Reader(home.peers)
+        self.book.now()  # one that cannot be read is told now, not to the first peer
+        self.lobby = Lobby()
+        self._sessions: set[Session] = set()
+        self._lock = threading.Lock()
+        self._done = threading.Event()
+        self._listeners: list[tuple[socket.socket, threading.Thread]] = []
+        self._visitors: set[threading.Thread] = set()
+        self._looking = threading.Thread(target=self._look, name="look", daemon=True)
+        self._looking.start()
+
+    def listen(self, host: str, port: int) -> tuple[str, int]:
+        """Take connections at an address (port 0: any); where that is. Raises Unreachable."""
+        where = url.address(host, port)
+        try:
+            family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+            sock = socket.create_server(family[4][:2], family=family[0], backlog=128)
+        except OSError as error:
+            raise errors.from_os(error, where, "listen") from None
+        thread = threading.Thread(target=self._accept, args=(sock,), name=f"accept {where}", daemon=True)
+        self._listeners.append((sock, thread))
+        thread.start()
+        found = sock.getsockname()
+        return found[0], found[1]
+
+    # -- strangers -----------------------------------------------------------------------------------------------
+
+    def _accept(self, listener: socket.socket) -> None:
+        while not self._done.is_set():
+            try:
+                sock, where = listener.accept()
+            except OSError as error:
+                if self._done.is_set():
+                    return
+                log.error("cannot take a connection: %s", error)  # too many files are open, mostly
+                self._done.wait(0.2)
+                continue
+            peer = url.address(*where[:2])
+            thread = threading.Thread(target=self._visit, args=(sock, peer), name=f"visitor {peer}", daemon=True)
+            with self._lock:
+                self._visitors.add(thread)
+            thread.start()
+
+    def _visit(self, sock: socket.socket, peer: str) -> None:
+        try:
+            self._welcome(sock, peer)
+        except errors.Error as error:
+            log.warning("refused: %s", error, extra={"peer": peer, "error": type(error).__name__})
+        except Exception:
+            log.exception("failed inside", extra={"peer": peer})
+        finally:
+            sock.close()
+            with self._lock:
+                self._visitors.discard(threading.current_thread())
+
+    def _welcome(self, sock: socket.socket, peer: str) -> None:
+        with self.lobby.guest(sock):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            book = self.book.now()
+            known = {pin: one.certificate for pin, one in book.peers.items()}
+            pairs = any(key.ends > time.time() for key in book.keys)
+            secure, pin = tls.shake(sock, self.identity, known, peer, server=True, strangers=pairs)
+            name = book.peers[pin].name if pin else "somebody"
+            connection = Connection(secure, f"{name} ({peer})", client=False)
+            if not pin:
+                self._pair(connection)
+                return
+        self._serve(Session(connection, pin, name, self.book.now, self.root))
+
+    def _pair(self, connection: Connection) -> None:
+        """A stranger's one request, in the time that strangers have."""
+        with connection:
+            call = connection.accept(pairing.ANSWER_SECONDS)
+            if call is None:
+                raise errors.Unreachable("came without a key and said nothing", path=connection.peer)
+            try:
+                with call:
+                    if call.operation != pairing.OPERATION:
+                        raise errors.Refused("this host is not paired with you")
+                    made = pairing.take(call, self.home)
+            finally:
+                connection.drain(1)
+            log.info("paired", extra={"peer": made.name})
+
+    # -- who is paired -------------------------------------------------------------------------------------------
+
+    def _serve(self, session: Session) -> None:
+        with self._lock:
+            crowded = len(self._sessions) >= MAX_CONNECTIONS or self._done.is_set()
+            if not crowded:
+                self._sessions.add(session)
+        if crowded:
+            session.connection.join()
+            raise errors.Busy(f"{MAX_CONNECTIONS} connections are open", path=session.connection.peer)
+        log.info("connected", extra={"peer": session.name})
+        try:
+            session.run()
+        finally:
+            with self._lock:
+                self._sessions.discard(session)
+
+    def _look(self) -> None:
+        """Now and then: strangers whose time is over, and peers that were revoked."""
+        while not self._done.wait(LOOK_SECONDS):
+            self.lobby.sweep()
+            dropped = []
+            for session in self._all():
+                try:
+                    session.still_allowed()
+                except errors.Error as error:
+                    log.warning("dropped: %s", error, extra={"peer": session.name})
+                    dropped.append((session, error))
+            self._end(dropped)
+
+    def _end(self, sessions: list[tuple[Session, errors.Error]]) -> None:
+        """Each with its reason, which has half a second to arrive."""
+        for session, why in sessions:
+            session.refuse(why)
+        deadline = time.monotonic() + 0.5
+        for session, why in sessions:
+            session.connection.drain(deadline - time.monotonic())
+            session.connection.close(why)
+
+    def _all(self) -> list[Session]:
+        with self._lock:
+            return list(self._sessions)
+
+    # -- its end -------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Take nobody any more, park what runs, and be gone in seconds. May be called twice."""
+        if self._done.is_set():
+            return
+        self._done.set()
+        for sock, thread in self._listeners:
+            try:
+                sock.shutdown(socket.SHUT_RDWR)  # wakes accept
+            except OSError:
+                pass
+            sock.close()
+            thread.join()
+        self.lobby.close()
+        self._end([(session, errors.Unreachable("the agent is being stopped")) for session in self._all()])
+        deadline = time.monotonic() + STOP_SECONDS
+        with self._lock:
+            waiting = list(self._visitors)
+        for visitor in waiting:
+            visitor.join(max(deadline - time.monotonic(), 0))
+        self._looking.join()
+        self.root.close()
+
+    def __enter__(self) -> Agent:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
