@@ -213,20 +213,20 @@ class Writers:
         assert earliest <= latest, "the writers' states are of no single instant, or a write that had ended is missing"
 
     def _prefix(self, number: int, log: list[Op], state: list[tuple[int, int]]) -> tuple[int, int]:
-        """After how many of its writes this writer's slots look like this: the fewest and the most."""
+        """After how many of its writes this writer's slots look like this: the fewest and the most.
+
+        The newest record that is there does not bound it: the one behind it may have been zeroed again.
+        """
         mine = {slot: state[slot] for slot in range(number, self.slots // self.count * self.count, self.count)}
-        newest = max((sequence for writer, sequence in mine.values() if writer == number), default=0)
         assert all(writer in (-1, number) for writer, _ in mine.values())
         now = dict.fromkeys(mine, (-1, 0))
         wrong = sum(now[slot] != mine[slot] for slot in mine)
-        fits = [0] if not wrong and not newest else []
+        fits = [] if wrong else [0]
         for done, op in enumerate(log, 1):
-            if done > newest and not op.zero:
-                break
             wrong -= now[op.slot] != mine[op.slot]
             now[op.slot] = (-1, 0) if op.zero else (number, done)
             wrong += now[op.slot] != mine[op.slot]
-            if done >= newest and not wrong:
+            if not wrong:
                 fits.append(done)
-        assert fits, f"writer {number}: its slots were never like this (write {newest} is there, {wrong} slots differ)"
+        assert fits, f"writer {number}: its slots were never like this (write {max(mine.values())[1]} is there)"
         return fits[0], fits[-1]

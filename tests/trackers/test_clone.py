@@ -82,6 +82,18 @@ def test_auto_takes_it_and_one_clone_is_kept(machine: Machine) -> None:
     machine.hold()
 
 
+@pytest.mark.needs("btrfs")
+def test_auto_takes_it_on_btrfs(btrfs_dir: Path, tmp_path: Path) -> None:
+    folder = btrfs_dir / f"clone-{tmp_path.name}"
+    folder.mkdir()
+    machine = Machine(folder, tmp_path / "replica")
+    machine.cycle()
+    machine.change()
+    done = machine.cycle()
+    assert (done.tracker, done.scanned, done.read_bytes) == ("clone", False, 5 * BLOCK)
+    machine.hold()
+
+
 def test_info_tells_of_clones_and_scan_drops_them(machine: Machine) -> None:
     machine.cycle()
     machine.change()
