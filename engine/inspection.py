@@ -9,6 +9,7 @@ from secondsite.engine import errors
 from secondsite.engine.files import Files, LocalFiles
 from secondsite.engine.images import Image, open_image
 from secondsite.engine.images.formats import describe
+from secondsite.engine.remote import reach, url
 from secondsite.engine.replica import chain
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.identity import Identity
@@ -20,12 +21,17 @@ from secondsite.engine.units import format_size
 
 
 def points(
-    replica: str | os.PathLike[str], *, files: Files | None = None, warnings: list[str] | None = None
-) -> list[PointInfo]:
+    replica: str | os.PathLike[str], *, files: Files | None = None, warnings: list[str] | None = None,
+    state: str | os.PathLike[str] | None = None,
+) -> list[PointInfo]:  # fmt: skip
     """Every point, oldest first; `damaged` from a look at sizes, headers and end markers, and from what the last
     `verify` found. It answers while a cycle runs; one that was cut short is taken back first.
     """
-    opened = Replica.open(os.fspath(replica), files)
+    with reach.files_of(replica, files, state) as (root, files):
+        return _points(Replica.open(root, files), warnings)
+
+
+def _points(opened: Replica, warnings: list[str] | None) -> list[PointInfo]:
     _come_to_rest(opened)
     found = opened.points()
     problems = opened.known_damage() | chain.damage(opened)
@@ -56,8 +62,12 @@ def info(
     format: str | None = None,
     allow_parent_path: Sequence[str] = (),
     files: Files | None = None,
+    state: str | os.PathLike[str] | None = None,
 ) -> ReplicaInfo | ImageInfo:
-    """A replica's folder, or an image (`format` where its name and bytes do not agree)."""
+    """A replica's folder or URL, or an image (`format` where its name and bytes do not agree)."""
+    if url.is_remote(os.fspath(path)):
+        with reach.files_of(path, files, state) as (root, found):
+            return replica_info(Replica.open(root, found))
     name, files = os.fspath(path), files or LocalFiles()
     if files.exists(name) and files.size(f"{name}/replica.json") < 0 and not files.listdir(f"{name}/points"):
         try:
@@ -101,7 +111,7 @@ def replica_info(replica: Replica) -> ReplicaInfo:
     clones = _clones(identity)
     return ReplicaInfo(
         kind="replica",
-        head=os.path.abspath(layout.head) if newest else None,
+        head=_whole(layout.head) if newest else None,
         generation=newest.generation if newest else 0,
         epoch=identity.epoch,
         block_size=identity.block_size,
@@ -116,6 +126,10 @@ def replica_info(replica: Replica) -> ReplicaInfo:
         clones=clones,
         clone_bytes=sum(map(clonefile.alone, clones)),
     )
+
+
+def _whole(path: str) -> str:
+    return path if url.is_remote(path) else os.path.abspath(path)
 
 
 def _clones(identity: Identity) -> list[str]:
@@ -151,10 +165,18 @@ def image_info(
 
 
 def image_map(
-    path: str | os.PathLike[str], *, format: str | None = None, allow_parent_path: Sequence[str] = ()
-) -> Iterator[MapExtent]:
-    """The disk as runs of data and zeros, and how deep in the chain of parents the data lies."""
-    with open_image(path, format=format, allow_parent_path=allow_parent_path) as image:
+    path: str | os.PathLike[str], *, format: str | None = None, allow_parent_path: Sequence[str] = (),
+    state: str | os.PathLike[str] | None = None,
+) -> Iterator[MapExtent]:  # fmt: skip
+    """The disk as runs of data and zeros, and how deep in the chain of parents the data lies. Of another host's replica
+    it is its newest point's.
+    """
+    name = os.fspath(path)
+    with (
+        reach.far_point(name, state)
+        if url.is_remote(name)
+        else open_image(path, format=format, allow_parent_path=allow_parent_path)
+    ) as image:
         depths = {fd: depth for depth, fds in enumerate(image.descriptors()) for fd in fds}
         last: MapExtent | None = None
         for start, length, zero, depth in _runs(image, depths):

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from secondsite.engine import errors
 from secondsite.engine.files import Files
 from secondsite.engine.images import Image
+from secondsite.engine.remote import reach, url
 from secondsite.engine.replica import prune as pruning
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.view import PointView
@@ -16,14 +17,16 @@ from secondsite.engine.replica.view import PointView
 
 @contextmanager
 def open_point(
-    replica: str | os.PathLike[str], at: str = "latest", *, files: Files | None = None
-) -> Iterator[Image]:
+    replica: str | os.PathLike[str], at: str = "latest", *, files: Files | None = None,
+    state: str | os.PathLike[str] | None = None,
+) -> Iterator[Image]:  # fmt: skip
     """A recovery point as a read-only Image, without a copy; the replica takes no cycle while it is open."""
-    opened = Replica.open(os.fspath(replica), files)
-    with opened.reading():
-        point = opened.choose(at)
-        with PointView(opened, point) as view:
-            yield view
+    with reach.files_of(replica, files, state) as (root, files):
+        opened = Replica.open(root, files)
+        with opened.reading():
+            point = opened.choose(at)
+            with PointView(opened, point) as view:
+                yield view
 
 
 def prune(
@@ -32,14 +35,17 @@ def prune(
     keep: int | None = None,
     drop: list[str] | None = None,
     files: Files | None = None,
+    state: str | os.PathLike[str] | None = None,
 ) -> int:
     """Drop all but the newest `keep` points, or the points named in `drop`; how many went.
 
     Those that stay restore the same bytes. The newest point is the head and cannot be dropped.
     """
-    opened = Replica.open(os.fspath(replica), files)
     if (keep is None) == (drop is None) or (keep is not None and keep < 1):
         raise errors.Usage("give either keep (at least 1) or the points to drop")
+    if url.is_remote(os.fspath(replica)):
+        return reach.prune(os.fspath(replica), state, keep=keep, drop=drop)
+    opened = Replica.open(os.fspath(replica), files)
     with opened.writing():
         if keep is not None:
             return pruning.keep_newest(opened, keep)
@@ -47,8 +53,13 @@ def prune(
         return pruning.drop(opened, sorted(chosen))
 
 
-def raise_epoch(replica: str | os.PathLike[str], epoch: int, *, files: Files | None = None) -> int:
+def raise_epoch(
+    replica: str | os.PathLike[str], epoch: int, *, files: Files | None = None,
+    state: str | os.PathLike[str] | None = None,
+) -> int:  # fmt: skip
     """Fence off sources with a lower epoch (DESIGN D9): the replica's epoch becomes `epoch`, never lower."""
+    if url.is_remote(os.fspath(replica)):
+        return reach.raise_epoch(os.fspath(replica), state, epoch)
     opened = Replica.open(os.fspath(replica), files)
     with opened.writing():
         if epoch > opened.identity.epoch:

@@ -12,6 +12,7 @@ import threading
 import time
 from array import array
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import NamedTuple
 
 from secondsite.engine import errors, kernel, scan
@@ -21,6 +22,7 @@ from secondsite.engine.files import Files, LocalFiles
 from secondsite.engine.images import Image, RawImage
 from secondsite.engine.images.raw import real_path
 from secondsite.engine.progress import Monitor, Progress
+from secondsite.engine.remote import reach
 from secondsite.engine.replica import chain as chains
 from secondsite.engine.replica.container import check_size, create_container, open_existing
 from secondsite.engine.replica.directory import Replica
@@ -44,6 +46,7 @@ def restore(
     progress: Callable[[Progress], None] | None = None,
     cancel: Callable[[], bool] | None = None,
     files: Files | None = None,
+    state: str | os.PathLike[str] | None = None,
 ) -> Restored:
     """Write the point `at` (a generation, `latest` or a time) to `output`.
 
@@ -61,10 +64,11 @@ def restore(
         raise errors.Usage("with --in-place the output stays what it is; --subformat is for a new file")
     if allow_parent_path and not in_place:
         raise errors.Usage("a new file has no parent; --allow-parent-path goes with --in-place")
-    opened = Replica.open(os.fspath(replica), files)
     target = os.fspath(output)
-    _refuse_inside(opened, target)
-    with opened.reading(proving=True):
+    with ExitStack() as stack:
+        opened = Replica.open(*stack.enter_context(reach.files_of(replica, files, state, cancel)))
+        _refuse_inside(opened, target)
+        stack.enter_context(opened.reading(proving=True))
         point = opened.choose(at)
         job = _Job(opened, point, workers or default_workers(), Monitor(progress, cancel))
         if in_place:

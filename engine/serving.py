@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 from secondsite.engine import errors
 from secondsite.engine.images.base import Image
+from secondsite.engine.remote import reach, url
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.steady import SteadyPoint
 
 if TYPE_CHECKING:
     from secondsite.engine.nbd.export import Export
+    from secondsite.engine.remote.farpoint import FarPoint
 
 # How often a served head is compared with what cycles did to it: points before are then free to be dropped.
 _LOOK_SECONDS = 1.0
@@ -40,6 +42,7 @@ def serve(
     listen: tuple[str, int] | None = None,
     overlay: str | os.PathLike[str] | None = None,
     tls: str | None = None,
+    state: str | os.PathLike[str] | None = None,
 ) -> Iterator[Serving]:
     """Export a recovery point while the context is open. Its bytes never change, and cycles into the replica go on.
 
@@ -56,9 +59,9 @@ def serve(
     if socket is None and listen is None:
         raise errors.Usage("say where to listen: a socket's path, or an address and a port")
     with ExitStack() as stack:
-        opened = Replica.open(os.fspath(replica))
-        point = stack.enter_context(SteadyPoint(opened, at))
-        image = _over(point, overlay, opened) if overlay is not None else point
+        point = _open(os.fspath(replica), at, state)
+        stack.enter_context(point)
+        image = _over(point, overlay) if overlay is not None else point
         if image is not point:
             stack.enter_context(image)
         server = Server(tls=server_context(tls) if tls else None)
@@ -72,18 +75,22 @@ def serve(
             urls.append(_url(tls, host=host, port=port))
         stack.enter_context(server)
         stack.enter_context(_following(point))
-        yield Serving(urls, point.point.name, point.size, overlay is not None)
+        yield Serving(urls, point.name, point.size, overlay is not None)
 
 
-def _over(point: SteadyPoint, overlay: str | os.PathLike[str], replica: Replica) -> Image:
+def _open(replica: str, at: str, state: str | os.PathLike[str] | None) -> SteadyPoint | FarPoint:
+    if url.is_remote(replica):
+        return reach.far_point(replica, state, at)
+    return SteadyPoint(Replica.open(replica), at)
+
+
+def _over(point: SteadyPoint | FarPoint, overlay: str | os.PathLike[str]) -> Image:
     from secondsite.engine.images.overlay import OverlayImage
 
-    identity = replica.identity.replica_id.hex()
-    over: dict[str, str | int] = {"replica": identity, "generation": point.point.generation, "seal": point.point.seal}
-    return OverlayImage(point, overlay, over)
+    return OverlayImage(point, overlay, point.over)
 
 
-def _export(image: Image, point: SteadyPoint) -> Export:
+def _export(image: Image, point: SteadyPoint | FarPoint) -> Export:
     from secondsite.engine._nbd import Disk
     from secondsite.engine.nbd import protocol
     from secondsite.engine.nbd.export import Export, allocation
@@ -91,7 +98,7 @@ def _export(image: Image, point: SteadyPoint) -> Export:
     plain = image is point
     disk = Disk(image, image.size, fd=point.fd if plain else -1, read_only=plain)
     return Export(
-        f"point-{point.point.name}", disk, point.path, {protocol.CONTEXT_ALLOCATION: allocation(image)}
+        f"point-{point.name}", disk, point.path, {protocol.CONTEXT_ALLOCATION: allocation(image)}
     )  # fmt: skip
 
 
@@ -102,7 +109,7 @@ def _url(tls: str | None, *, socket: str = "", host: str = "", port: int = 0) ->
 
 
 @contextmanager
-def _following(point: SteadyPoint) -> Iterator[None]:
+def _following(point: SteadyPoint | FarPoint) -> Iterator[None]:
     """Look after the head now and then, so that what is needed of the replica does not grow with the time served."""
     done = threading.Event()
 

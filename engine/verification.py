@@ -14,6 +14,7 @@ from secondsite.engine.files import Files
 from secondsite.engine.frozen import compare_source
 from secondsite.engine.images import Image
 from secondsite.engine.progress import Monitor, Progress
+from secondsite.engine.remote import reach, url
 from secondsite.engine.replica import chain as chains
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.point import Point
@@ -34,6 +35,7 @@ def verify(
     progress: Callable[[Progress], None] | None = None,
     cancel: Callable[[], bool] | None = None,
     files: Files | None = None,
+    state: str | os.PathLike[str] | None = None,
 ) -> Verified:
     """Hash what the replica holds and compare.
 
@@ -43,9 +45,18 @@ def verify(
     is read in the format that the replica remembers where it is the source, and for others see open_image for
     `source_format` and `allow_parent_path`. Raises SourceChanged where it differs and was written meanwhile.
     """
+    if source is None and url.is_remote(os.fspath(replica)):
+        return reach.verify(os.fspath(replica), state, at=at, progress=progress, cancel=cancel)
+    with reach.files_of(replica, files, state, cancel) as (root, files):
+        opened, monitor = Replica.open(root, files), Monitor(progress, cancel)
+        return _verify(opened, source, at, source_format, allow_parent_path, workers, monitor)
+
+
+def _verify(
+    opened: Replica, source: str | os.PathLike[str] | Image | None, at: str | None, source_format: str | None,
+    allow_parent_path: Sequence[str], workers: int | None, monitor: Monitor,
+) -> Verified:  # fmt: skip
     began = time.monotonic()
-    opened = Replica.open(os.fspath(replica), files)
-    monitor = Monitor(progress, cancel)
     workers = workers or default_workers()
     bad: list[scan.Range]
     damaged: dict[int, str]

@@ -25,6 +25,7 @@ COMMANDS = {
     "verify": "Prove that a replica is what it should be.",
     "restore": "Write a recovery point to an image file.",
     "serve": "Export a recovery point over NBD, without a copy.",
+    "prune": "Drop old recovery points.",
     "convert": "Convert a disk image to another format.",
     "check": "Check the structure of a disk image.",
     "map": "Show where a disk image holds data.",

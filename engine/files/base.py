@@ -27,6 +27,10 @@ class Files(ABC):
     def open(self, path: str, mode: str) -> Image:
         """A file as a raw image: `r`, `rw`, or `create`, which empties an existing one."""
 
+    def open_disk(self, path: str, format: str) -> Image | None:
+        """The disk in a container file, to be read, where this file system opens containers itself; None otherwise."""
+        return None
+
     @abstractmethod
     def exists(self, path: str) -> bool: ...
 

@@ -120,6 +120,26 @@ class Call:
                 raise errors.Unreachable("the other side ended the call", path=self.peer)
         raise errors.Unreachable(f"no answer in {timeout:g} seconds", path=self.peer)
 
+    def wait(self, timeout: float | None) -> bool:
+        """Wait until `receive` would not: there is a message, or the call has ended. False when the time is over."""
+        self._credit()
+        with self._changed:
+            return bool(
+                self._changed.wait_for(lambda: self._arrived or self._failed or self._closed_there, timeout)
+            )
+
+    @property
+    def over(self) -> bool:
+        """The other side has closed it, and there is nothing left to receive."""
+        with self._changed:
+            return self._closed_there and not self._arrived and self._failed is None
+
+    @property
+    def ended(self) -> bool:
+        """Nobody waits for anything on it any more."""
+        with self._changed:
+            return self._closed_there or self._closed_here or self._failed is not None
+
     def poll(self) -> p.Message | None:
         """The next message if it is there already. Raises as `receive`."""
         with self._changed:

@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from secondsite.engine import errors
-from secondsite.engine.remote import access, protocol, talk
+from secondsite.engine.remote import access, protocol, reading, talk, upkeep
+from secondsite.engine.remote import questions as q
 from secondsite.engine.remote.calls import Call
-from secondsite.engine.remote.confined import ConfinedFiles, Root
 from secondsite.engine.remote.receiver import Receiver
-
-
-@dataclass(frozen=True)
-class Work:
-    """One request that is allowed: the folder of its replica, and who to ask whether to stop."""
-
-    root: Root
-    name: str
-    folder: str
-    stopping: Callable[[], bool] = field(default=lambda: False)
-
-    @property
-    def files(self) -> ConfinedFiles:
-        return ConfinedFiles(self.folder)
+from secondsite.engine.remote.request import Request
 
 
 class Operation(msgspec.Struct, frozen=True):
@@ -34,15 +20,24 @@ class Operation(msgspec.Struct, frozen=True):
 
     args: Any
     action: access.Action
-    run: Callable[[Work, Call, Any], object]
+    run: Callable[[Request, Call, Any], object]
 
 
-def _receive(work: Work, call: Call, begin: talk.Begin) -> object:
+def _receive(work: Request, call: Call, begin: talk.Begin) -> object:
     return Receiver(work.folder, work.files).run(call, begin)
 
 
 OPERATIONS = {
     talk.OPERATION: Operation(talk.Begin, "send", _receive),
+    "hold": Operation(q.Hold, "read", reading.hold),
+    "look": Operation(q.Look, "read", reading.look),
+    "list": Operation(q.List, "read", reading.names),
+    "peek": Operation(q.Peek, "read", reading.peek),
+    "open": Operation(q.Open, "read", reading.open_file),
+    "point": Operation(q.AtPoint, "read", reading.at_point),
+    "verify": Operation(q.Verify, "read", upkeep.verify),
+    "prune": Operation(q.Prune, "administer", upkeep.prune),
+    "raise-epoch": Operation(q.RaiseEpoch, "administer", upkeep.raise_epoch),
 }
 
 

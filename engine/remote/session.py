@@ -13,6 +13,7 @@ from secondsite.engine.remote import access, operations
 from secondsite.engine.remote.calls import Call
 from secondsite.engine.remote.confined import Root
 from secondsite.engine.remote.connection import Connection
+from secondsite.engine.remote.request import Request
 
 log = logging.getLogger("secondsite.agent")
 
@@ -79,7 +80,7 @@ class Session:
         operation, args = operations.find(call)
         about["replica"] = args.name[:200]
         access.require(self._book(), self.pin, operation.action, args.name)
-        work = operations.Work(self._root, args.name, self._root.replica(args.name), self._stopping.is_set)
+        work = Request(args.name, self._root.replica(args.name), self._stopping.is_set)
         with self._lock:
             self._running[call.number] = Running(call, operation.action, args.name)
         try:

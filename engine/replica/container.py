@@ -52,6 +52,8 @@ def open_existing(files: Files, path: str, format: str | None, allow: Sequence[s
 
 def open_container(files: Files, path: str, mode: str, format: str) -> Image:
     """An existing head, clone or half-made head; `r` or `rw`."""
+    if mode == "r" and format != "raw" and (found := files.open_disk(path, format)) is not None:
+        return found
     if format == "vhdx":
         from secondsite.engine.images.vhdx import VhdxImage
         from secondsite.engine.images.vhdx.writer import VhdxWriter

@@ -43,7 +43,7 @@ class SteadyPoint(Image):
         self._follower: _Follower | _Still | None = None
         self._base: Image | None = None
         self._lock = threading.Lock()
-        self._block_size = replica.identity.block_size
+        self._block_size, self._replica_id = replica.identity.block_size, replica.identity.replica_id.hex()
         try:
             with replica.reading():
                 self.point = replica.choose(at)
@@ -73,6 +73,15 @@ class SteadyPoint(Image):
     @property
     def size(self) -> int:
         return self.point.virtual_bytes
+
+    @property
+    def name(self) -> str:
+        return self.point.name
+
+    @property
+    def over(self) -> dict[str, str | int]:
+        """What tells this point from all others."""
+        return {"replica": self._replica_id, "generation": self.point.generation, "seal": self.point.seal}
 
     @property
     def fd(self) -> int:

@@ -9,21 +9,24 @@ import click
 from secondsite import engine
 from secondsite.engine.units import format_size
 from secondsite.orchestration import output
-from secondsite.orchestration.commands.options import image_options, json_option
+from secondsite.orchestration.commands.options import image_options, json_option, state_option
 
 
 @click.command(short_help="Describe a replica or a disk image.")
 @click.argument("path")
 @image_options
+@state_option
 @json_option
-def command(path: str, as_json: bool, source_format: str | None, allow_parent_path: tuple[str, ...]) -> None:
+def command(
+    path: str, as_json: bool, state: str | None, source_format: str | None, allow_parent_path: tuple[str, ...]
+) -> None:
     """Describe PATH, a replica's folder or a disk image.
 
     \b
     secondsite info /backup/vm
     secondsite info vm.vhdx --json
     """
-    found = engine.info(path, format=source_format, allow_parent_path=allow_parent_path)
+    found = engine.info(path, format=source_format, allow_parent_path=allow_parent_path, state=state)
     if isinstance(found, engine.ReplicaInfo):
         output.warn(found.warnings)
     if as_json:

@@ -11,14 +11,17 @@ import click
 from secondsite import engine
 from secondsite.engine import errors
 from secondsite.orchestration import output
-from secondsite.orchestration.commands.options import image_options, json_option
+from secondsite.orchestration.commands.options import image_options, json_option, state_option
 
 
 @click.command(short_help="Show where a disk image holds data.")
 @click.argument("image")
 @image_options
+@state_option
 @json_option
-def command(image: str, as_json: bool, source_format: str | None, allow_parent_path: tuple[str, ...]) -> int:
+def command(
+    image: str, as_json: bool, state: str | None, source_format: str | None, allow_parent_path: tuple[str, ...]
+) -> int:
     """List the runs of data and zeros of IMAGE, as its guest sees the disk.
 
     DEPTH is 0 for the image's own data, 1 for its parent's, and so on.
@@ -26,7 +29,7 @@ def command(image: str, as_json: bool, source_format: str | None, allow_parent_p
     \b
     secondsite map vm.vhdx --json
     """
-    found = engine.image_map(image, format=source_format, allow_parent_path=allow_parent_path)
+    found = engine.image_map(image, format=source_format, allow_parent_path=allow_parent_path, state=state)
     if as_json:
         return _stream(found)
     rows = [(str(e.start), str(e.length), "data" if e.data else "zero", str(e.depth)) for e in found]

@@ -9,13 +9,14 @@ import click
 from secondsite import engine
 from secondsite.engine.units import format_size
 from secondsite.orchestration import output
-from secondsite.orchestration.commands.options import json_option
+from secondsite.orchestration.commands.options import json_option, state_option
 
 
 @click.command(short_help="List the recovery points of a replica.")
 @click.argument("replica")
+@state_option
 @json_option
-def command(replica: str, as_json: bool) -> None:
+def command(replica: str, as_json: bool, state: str | None) -> None:
     """List the recovery points of REPLICA, oldest first. The last one is the head.
 
     A point is shown as damaged where a look at its files, or the last `verify`, found that it does not restore whole.
@@ -24,7 +25,7 @@ def command(replica: str, as_json: bool) -> None:
     secondsite points /backup/vm
     """
     warnings: list[str] = []
-    found = engine.points(replica, warnings=warnings)
+    found = engine.points(replica, warnings=warnings, state=state)
     output.warn(warnings)
     if as_json:
         output.print_json({"points": [asdict(point) for point in found]})

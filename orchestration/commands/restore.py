@@ -9,7 +9,7 @@ import click
 from secondsite import engine
 from secondsite.engine.units import format_size
 from secondsite.orchestration import output
-from secondsite.orchestration.commands.options import at_option, json_option, parents_option
+from secondsite.orchestration.commands.options import at_option, json_option, parents_option, state_option
 
 
 @click.command(short_help="Write a recovery point to an image file.")
@@ -24,6 +24,7 @@ from secondsite.orchestration.commands.options import at_option, json_option, pa
 @click.option("--subformat", type=click.Choice(["dynamic", "fixed"]), help="Of a new VHDX or VHD.  [default: dynamic]")
 @parents_option("With --in-place, parents of OUTPUT")
 @click.option("--threads", type=click.IntRange(1, 64), help="Workers.  [default: one a core, at most 4]")
+@state_option
 @json_option
 def command(
     replica: str,
@@ -35,6 +36,7 @@ def command(
     allow_parent_path: tuple[str, ...],
     threads: int | None,
     as_json: bool,
+    state: str | None,
 ) -> None:
     """Write a recovery point of REPLICA, the latest or --at, to the image OUTPUT.
 
@@ -50,7 +52,7 @@ def command(
         done = engine.restore(
             replica, output_path, at="latest" if at is None else at, in_place=in_place, format=format,
             subformat=subformat, allow_parent_path=allow_parent_path, workers=threads, progress=watch.progress,
-            cancel=watch.cancelled,
+            cancel=watch.cancelled, state=state,
         )  # fmt: skip
     output.warn(done.warnings)
     if as_json:

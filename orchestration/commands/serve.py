@@ -10,7 +10,7 @@ import click
 
 from secondsite import engine
 from secondsite.orchestration import output
-from secondsite.orchestration.commands.options import address, json_option
+from secondsite.orchestration.commands.options import address, json_option, state_option
 
 
 @click.command(short_help="Export a recovery point over NBD, without a copy.")
@@ -20,10 +20,12 @@ from secondsite.orchestration.commands.options import address, json_option
 @click.option("--listen", metavar="ADDR:PORT", help="Listen on an address.")
 @click.option("--overlay", metavar="FILE", help="Take writes, into this file; it can be used again with this point.")
 @click.option("--tls", metavar="DIR", help="Take TLS alone, with server-cert.pem and server-key.pem of DIR.")
+@state_option
 @json_option
 def command(
-    replica: str, at: str, socket: str | None, listen: str | None, overlay: str | None, tls: str | None, as_json: bool
-) -> None:
+    replica: str, at: str, socket: str | None, listen: str | None, overlay: str | None, tls: str | None,
+    as_json: bool, state: str | None,
+) -> None:  # fmt: skip
     """Export a recovery point of REPLICA until SIGTERM or SIGINT.
 
     The bytes that are served stay what they are while cycles go on, and the replica stays as it is: without an overlay
@@ -37,7 +39,7 @@ def command(
     where = address(listen)
     with (
         output.watching() as watch,
-        engine.serve(replica, at, socket=socket, listen=where, overlay=overlay, tls=tls) as serving,
+        engine.serve(replica, at, socket=socket, listen=where, overlay=overlay, tls=tls, state=state) as serving,
     ):
         if as_json:
             output.print_json(asdict(serving))

@@ -9,7 +9,7 @@ import click
 from secondsite import engine
 from secondsite.engine import errors
 from secondsite.orchestration import output
-from secondsite.orchestration.commands.options import at_option, image_options, json_option
+from secondsite.orchestration.commands.options import at_option, image_options, json_option, state_option
 
 # The whole list is in --json.
 SHOWN_RANGES = 20
@@ -23,6 +23,7 @@ SHOWN_RANGES = 20
 @at_option
 @image_options
 @click.option("--threads", type=click.IntRange(1, 64), help="Workers.  [default: one a core, at most 4]")
+@state_option
 @json_option
 def command(
     replica: str,
@@ -30,6 +31,7 @@ def command(
     at: str | None,
     threads: int | None,
     as_json: bool,
+    state: str | None,
     source_format: str | None,
     allow_parent_path: tuple[str, ...],
 ) -> int:
@@ -45,7 +47,7 @@ def command(
     with output.watching() as watch:
         found = engine.verify(
             replica, source=source, at=at, source_format=source_format, allow_parent_path=allow_parent_path,
-            workers=threads, progress=watch.progress, cancel=watch.cancelled,
+            workers=threads, progress=watch.progress, cancel=watch.cancelled, state=state,
         )  # fmt: skip
     output.warn(found.warnings)
     if as_json:

@@ -1,0 +1,98 @@
+"""Where a replica is: in a folder, or with another host's agent. The calls of the engine take either."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from secondsite.engine.files import Files, LocalFiles
+from secondsite.engine.progress import Progress
+from secondsite.engine.remote import url
+from secondsite.engine.results import Verified
+from secondsite.engine.scan import Range
+
+if TYPE_CHECKING:
+    from secondsite.engine.remote.farpoint import FarPoint
+
+State = str | os.PathLike[str] | None
+
+
+@contextmanager
+def files_of(
+    replica: str | os.PathLike[str], files: Files | None, state: State, cancel: Callable[[], bool] | None = None
+) -> Iterator[tuple[str, Files]]:
+    """How the replica's folder is called, and the Files to read it with while the context is open."""
+    name = os.fspath(replica)
+    if files is not None or not url.is_remote(name):
+        yield name, files or LocalFiles()
+        return
+    from secondsite.engine.remote import dial, far
+    from secondsite.engine.remote.home import Home
+    from secondsite.engine.remote.outbound import cancelling
+
+    remote = url.parse(name)
+    with dial.connect(remote, Home.of(state)) as connection, cancelling(connection, cancel):
+        yield str(remote), far.FarFiles(connection, str(remote), remote.name)
+
+
+def far_point(replica: str, state: State, at: str = "latest") -> FarPoint:
+    """A point of an agent's replica, which stays as it is while it is open."""
+    from secondsite.engine.remote.farpoint import FarPoint
+    from secondsite.engine.remote.home import Home
+
+    return FarPoint(url.parse(replica), Home.of(state), at)
+
+
+def verify(
+    replica: str, state: State, *, at: str | None, progress: Callable[[Progress], None] | None,
+    cancel: Callable[[], bool] | None,
+) -> Verified:  # fmt: skip
+    """By the agent: what it holds does not go over the network."""
+    from secondsite.engine.remote import dial, protocol
+    from secondsite.engine.remote import questions as q
+    from secondsite.engine.remote.home import Home
+    from secondsite.engine.remote.outbound import cancelling
+
+    told: Any = q.Told | q.Part | q.Proved
+    remote = url.parse(replica)
+    bad: list[Range] = []
+    damaged: dict[str, str] = {}
+    with (
+        dial.connect(remote, Home.of(state)) as connection,
+        cancelling(connection, cancel),
+        connection.call("verify", q.Verify(remote.name, at)) as call,
+    ):
+        while not isinstance(said := protocol.decode(call.receive().control, told, call.peer), q.Proved):
+            if isinstance(said, q.Part):
+                bad += [Range(offset, length) for offset, length in said.bad]
+                damaged |= said.damaged
+            elif progress is not None:
+                progress(Progress(said.stage[:40], said.done, said.total, said.changed))
+    ok = said.ok and not bad and not damaged
+    return Verified(ok, said.point, said.blocks, bad, damaged, said.seconds, said.warnings)
+
+
+def prune(replica: str, state: State, *, keep: int | None, drop: list[str] | None) -> int:
+    """By the agent; how many points went."""
+    from secondsite.engine.remote import questions as q
+
+    return _count(replica, state, "prune", lambda name: q.Prune(name, keep, drop))
+
+
+def raise_epoch(replica: str, state: State, epoch: int) -> int:
+    """By the agent; the epoch now."""
+    from secondsite.engine.remote import questions as q
+
+    return _count(replica, state, "raise-epoch", lambda name: q.RaiseEpoch(name, epoch))
+
+
+def _count(replica: str, state: State, operation: str, asking: Callable[[str], Any]) -> int:
+    from secondsite.engine.remote import dial
+    from secondsite.engine.remote import questions as q
+    from secondsite.engine.remote.home import Home
+
+    remote = url.parse(replica)
+    with dial.connect(remote, Home.of(state)) as connection:
+        return connection.ask(operation, asking(remote.name), q.Count).count

@@ -1,0 +1,49 @@
+"""The agent's work on one of its replicas that another host asks for: verify, prune, fence."""
+
+from __future__ import annotations
+
+import contextlib
+from itertools import islice
+
+from secondsite.engine import errors, maintain, verification
+from secondsite.engine.progress import Progress
+from secondsite.engine.remote import questions as q
+from secondsite.engine.remote.calls import Call
+from secondsite.engine.remote.request import Request
+from secondsite.engine.results import Verified
+
+
+def verify(request: Request, call: Call, args: q.Verify) -> None:
+    """It ends with the call: who asked may go away, or stop it."""
+
+    def tell(now: Progress) -> None:
+        with contextlib.suppress(errors.Error):  # `cancel` sees that nobody listens any more
+            call.send(q.Told(now.stage, now.done, now.total, now.changed))
+
+    found = verification.verify(
+        request.folder, at=args.at, workers=1, progress=tell, cancel=lambda: call.ended or request.stopping(),
+        files=request.files,
+    )  # fmt: skip
+    _report(call, found)
+
+
+def _report(call: Call, found: Verified) -> None:
+    bad, damaged = iter(found.bad), iter(found.damaged.items())
+    while True:
+        some = {point: what[:400] for point, what in islice(damaged, q.MAX_PARTS)}
+        part = q.Part([(r.offset, r.length) for r in islice(bad, q.MAX_PARTS)], some)
+        if not part.bad and not part.damaged:
+            break
+        call.send(part)
+    warnings = [warning[:1000] for warning in found.warnings[:100]]
+    call.send(q.Proved(found.ok, found.point, found.blocks, found.seconds, warnings))
+
+
+def prune(request: Request, call: Call, args: q.Prune) -> None:
+    call.send(q.Count(maintain.prune(request.folder, keep=args.keep, drop=args.drop, files=request.files)))
+
+
+def raise_epoch(request: Request, call: Call, args: q.RaiseEpoch) -> None:
+    if not 0 <= args.epoch < 1 << 62:
+        raise errors.Usage(f"{args.epoch} is no epoch")
+    call.send(q.Count(maintain.raise_epoch(request.folder, args.epoch, files=request.files)))
