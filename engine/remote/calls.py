@@ -48,11 +48,15 @@ class Call:
 
     # -- sending -----------------------------------------------------------------------------------------------
 
-    def send(self, value: msgspec.Struct | None = None, body: bytes | bytearray | memoryview = b"") -> None:
-        """A message with a control part, a body or both; waits for the window. Raises what ended the call."""
-        self._send(p.DATA, p.encode(value) if value is not None else b"", body)
+    def send(
+        self, value: msgspec.Struct | None = None, body: bytes | bytearray | memoryview = b"", *, checked: bool = False
+    ) -> None:
+        """A message with a control part, a body or both; waits for the window. Raises what ended the call. A body that
+        is `checked` has checksums of its own.
+        """
+        self._send(p.DATA, p.encode(value) if value is not None else b"", body, p.CHECKED if checked else 0)
 
-    def _send(self, kind: int, control: bytes, body: bytes | bytearray | memoryview) -> None:
+    def _send(self, kind: int, control: bytes, body: bytes | bytearray | memoryview, flags: int = 0) -> None:
         if len(body) > p.MAX_BODY:
             raise ValueError(f"a body of {len(body)} bytes is too long")
         view = memoryview(body)
@@ -61,7 +65,7 @@ class Call:
             piece, view = view[:step], view[step:]
             self._reserve(p.HEADER_BYTES + len(control) + len(piece))
             self.connection._take_tokens(p.HEADER_BYTES + len(control) + len(piece))
-            self.connection._transmit(kind, self.number, control, piece, p.MORE if len(view) else 0)
+            self.connection._transmit(kind, self.number, control, piece, flags | (p.MORE if len(view) else 0))
             kind, control = p.DATA, b""
             if not len(view):
                 return
@@ -149,10 +153,11 @@ class Call:
 
     def _credit(self) -> None:
         with self._changed:
+            # Not for each message: a credit is a wake-up of two threads, and an eighth of a window is soon there.
+            if self._owed < self.connection.window // 8 or self._closed_here or self._failed:
+                return
             owed, self._owed = self._owed, 0
             self._held -= owed
-            if not owed or self._closed_here or self._failed:
-                return
         self.connection._post(p.CREDIT, self.number, p.encode(Credit(owed)))
 
     def _take(self, message: p.Message) -> None:

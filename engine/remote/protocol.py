@@ -26,7 +26,9 @@ HELLO, REQUEST, DATA, CREDIT, PING, CLOSE, ERROR = 1, 2, 3, 4, 5, 6, 7
 KINDS = {HELLO: "hello", REQUEST: "request", DATA: "data", CREDIT: "credit", PING: "ping", CLOSE: "close",
          ERROR: "error"}  # fmt: skip
 
-MORE = 1  # a flag: the message goes on in the next one of the same call
+# Flags: the message goes on in the next one of the same call; its body has checksums of its own, which who takes it
+# checks, so that the message's is over the control part alone.
+MORE, CHECKED = 1, 2
 
 MAX_CONTROL = 256 * 1024
 # One frame of a delta (format.MAX_BODY and its header) fits.
@@ -97,9 +99,9 @@ def _sum(data: bytes | bytearray | memoryview) -> int:
     return int.from_bytes(kernel.scan.hash_block(data, _SEED)[:8], "little")
 
 
-def _payload_sum(control: bytes, body: bytes | bytearray | memoryview) -> int:
+def _payload_sum(control: bytes, body: bytes | bytearray | memoryview, flags: int) -> int:
     """Over both parts, without putting them into one buffer."""
-    if not len(body):
+    if not len(body) or flags & CHECKED:
         return _sum(control) if control else 0
     return _sum(control + kernel.scan.hash_block(body, _SEED))
 
@@ -111,7 +113,7 @@ def pack_header(
     if len(control) > MAX_CONTROL or len(body) > MAX_BODY:
         raise ValueError(f"a message of {len(control)} and {len(body)} bytes is too long")
     fields = _FIELDS.pack(
-        MAGIC, NEWEST, kind, flags, call, len(control), len(body), _payload_sum(control, body)
+        MAGIC, NEWEST, kind, flags, call, len(control), len(body), _payload_sum(control, body, flags)
     )
     return fields + _SUM.pack(_sum(fields))
 
@@ -125,7 +127,7 @@ def parse_header(data: bytes | bytearray | memoryview, peer: str) -> Header:
         raise Garbled("expected a message of secondsite; does something else listen there?", path=peer)
     if _SUM.unpack(data[_FIELDS.size :])[0] != _sum(data[: _FIELDS.size]):
         raise Garbled("the checksum of a message's header does not hold", path=peer)
-    if not OLDEST <= version <= NEWEST or kind not in KINDS or flags & ~MORE:
+    if not OLDEST <= version <= NEWEST or kind not in KINDS or flags & ~(MORE | CHECKED):
         raise Garbled(f"a message of version {version}, kind {kind}, flags {flags} is not known", path=peer)
     if control > MAX_CONTROL or body > MAX_BODY:
         raise Garbled(f"a message of {control} and {body} bytes is too long", path=peer)
@@ -136,7 +138,7 @@ def check_payload(header: Header, control: bytes, body: bytes | bytearray | memo
     """The message, its parts checked against the header. Raises Garbled."""
     if len(control) != header.control or len(body) != header.body:
         raise Garbled("a message is not as long as its header says", path=peer)
-    if _payload_sum(control, body) != header.checksum:
+    if _payload_sum(control, body, header.flags) != header.checksum:
         raise Garbled(f"the checksum of a {KINDS[header.kind]} message does not hold", path=peer)
     return Message(header.kind, header.flags, header.call, control, body)
 

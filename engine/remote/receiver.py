@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from secondsite.engine.blockmap import PAGE_BLOCKS, BlockMap
 from secondsite.engine.delta import format as fmt
 from secondsite.engine.files import Files
 from secondsite.engine.progress import Monitor
-from secondsite.engine.remote import protocol, spool, talk
+from secondsite.engine.remote import arrival, protocol, spool, talk
 from secondsite.engine.remote.calls import Call
 from secondsite.engine.replica.container import check_format, check_size
 from secondsite.engine.replica.directory import Replica
@@ -89,7 +90,10 @@ class Receiver:
             begin.source,
         )  # fmt: skip
         with Mending(replica, old, False, self.options.workers, Monitor(), lazily=True) as mending:
-            held = spool.Spool(replica, token, old.virtual_bytes if old else 0)
+            held = arrival.of(
+                replica, token, old.virtual_bytes if old else 0, lambda taken: call.send(talk.Answered(taken)),
+                first=old is None,
+            )  # fmt: skip
             try:
                 return _Session(self, call, replica, mending, held).run()
             finally:
@@ -111,7 +115,7 @@ class _Session:
             replica_id=identity.replica_id, block_size=identity.block_size, seed=identity.seed,
             epoch=identity.epoch, generation=old.generation if old else 0,
             virtual_bytes=old.virtual_bytes if old else 0, seal=old.seal if old else "",
-            spool_bytes=self.held.end, spool_frames=len(self.held.offsets),
+            spool_bytes=self.held.taken, spool_frames=len(self.held.offsets),
         ))  # fmt: skip
         try:
             while True:
@@ -121,12 +125,17 @@ class _Session:
                     return self._finish(said)
                 if isinstance(said, talk.Ask):
                     self._answer(said)
-                elif self.held.append(message.body, call.peer):
-                    call.send(talk.Answered(self.held.durable))
-        finally:
-            # Parked: what came goes on from here, whoever ended this.
-            if self.held.durable != self.held.end:
-                self.held.flush()
+                else:
+                    self.held.append(message.body, call.peer)
+        except BaseException:
+            self._park()
+            raise
+
+    def _park(self) -> None:
+        """What came goes on from here, whoever ended this; telling so may fail."""
+        self.held.told = lambda taken: None
+        with contextlib.suppress(errors.Error):
+            self.held.flush()
 
     def _answer(self, asked: talk.Ask) -> None:
         call, held = self.call, self.mending.previous
@@ -170,8 +179,11 @@ class _Session:
     def _apply(self, said: talk.Finish, old: Point | None, size: int) -> tuple[str, Point, str]:
         work = Work(self.replica, old, size, self.options, self.mending)
         try:
-            for batch in self.held.batches(self.replica.identity.seed):
-                work.put(batch, 0)
+            if isinstance(self.held, arrival.Arrival):
+                work.cycle = self.held.settled()
+            else:
+                for batch in self.held.batches(self.replica.identity.seed):
+                    work.put(batch, 0)
             return work.conclude(
                 Point(
                     (old.generation if old else 0) + 1, format_time(self.options.clock()), size, said.seal,

@@ -21,11 +21,15 @@ from secondsite.engine.progress import Monitor
 from secondsite.engine.remote import protocol, talk
 from secondsite.engine.remote.calls import Call
 from secondsite.engine.remote.compression import LADDER, Choice
-from secondsite.engine.remote.connection import Connection
+from secondsite.engine.remote.connection import WINDOW, Connection
 from secondsite.engine.remote.mapcache import MapCache
 from secondsite.engine.source import Source
 from secondsite.engine.trackers.base import Cut, Have, Tracker
 from secondsite.engine.tracking import Marked
+from secondsite.engine.units import MIB
+
+# A frame has a quarter of this, or a little more.
+_MESSAGE_BYTES = MIB
 
 
 @dataclass
@@ -147,6 +151,7 @@ class Outlet:
         self.call, self.held, self.sent = call, held, sent
         self.tag = int.from_bytes(state.replica_id[:8], "little")
         self.codec, self.bytes = codec, 0
+        self.position = self.durable = state.spool_bytes
         self.choice = Choice(workers) if codec is None else None
         self._buffers: dict[tuple[int, int], FrameBuffer] = {}
         self._lock = threading.Lock()
@@ -162,25 +167,42 @@ class Outlet:
             self.choice.packed(step, batch.used, buffer.used, time.perf_counter() - began)
         return buffer
 
+    def _hear(self) -> None:
+        """What is durable there by now; what is not yet is at most a window, since all of it may be lost."""
+        while True:
+            late = self.position - self.durable > WINDOW
+            message = self.call.receive() if late else self.call.poll()
+            if message is None:
+                return
+            said = talk.from_replica(message.control, self.call.peer)
+            if not isinstance(said, talk.Answered) or not self.durable <= said.durable <= self.position:
+                raise protocol.Garbled("an answer to nothing", path=self.call.peer)
+            self.durable = said.durable
+
     def put(self, batch: Batch, worker: int) -> None:
         """Pack outside the lock, send inside: frames of one call go one after the other."""
         buffer = self._pack(batch, worker)
         with self._lock:
             began = time.perf_counter()
-            for start, end in _bounds(buffer):
-                self.call.send(talk.Frames(), buffer.data[start:end])
+            for start, end in _parts(buffer):
+                self.call.send(talk.Frames(), buffer.data[start:end], checked=True)
                 self.sent.add(end - start)
                 self.bytes += end - start
+                self.position += end - start
             if self.choice is not None:
                 self.choice.sent(buffer.used, time.perf_counter() - began)
-            while (message := self.call.poll()) is not None:
-                talk.from_replica(message.control, self.call.peer)
+            self._hear()
         self.held.store(batch.blocks, batch.hashes, batch.count)
 
 
-def _bounds(buffer: FrameBuffer) -> Iterator[tuple[int, int]]:
-    starts = [buffer.table[3 * frame + 2] for frame in range(buffer.frames)]
-    yield from zip(starts, [*starts[1:], buffer.used], strict=True)
+def _parts(buffer: FrameBuffer) -> Iterator[tuple[int, int]]:
+    """The frames of a batch in messages of about a MiB: where they begin and end."""
+    start = 0
+    for frame in range(1, buffer.frames + 1):
+        end = buffer.table[3 * frame + 2] if frame < buffer.frames else buffer.used
+        if frame == buffer.frames or end - start >= _MESSAGE_BYTES:
+            yield start, end
+            start = end
 
 
 def _check(state: talk.State, peer: str) -> None:

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import posixpath
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 
 from secondsite.engine import errors, kernel
 from secondsite.engine.batch import Batch
 from secondsite.engine.delta import format as fmt
 from secondsite.engine.delta.merge import mark
 from secondsite.engine.delta.reader import DeltaReader, Frame
+from secondsite.engine.remote import protocol
+from secondsite.engine.remote.flusher import Flusher
 from secondsite.engine.replica import record
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.units import MIB
@@ -39,10 +42,15 @@ class Token:
 
 
 class Spool:
-    """The open spool of a replica that the caller holds as its writer."""
+    """The open spool of a replica that the caller holds as its writer. `taken` counts what came, as it came; `told` is
+    called, from another thread, with how much of that is durable.
+    """
 
-    def __init__(self, replica: Replica, token: Token, base_size: int) -> None:
-        self.replica, self.token = replica, token
+    def __init__(
+        self, replica: Replica, token: Token, base_size: int, told: Callable[[int], object] = lambda taken: None
+    ) -> None:
+        self.replica, self.token, self.told = replica, token, told
+        self._flusher = Flusher()
         self.path = posixpath.join(replica.layout.root, "incoming.spool")
         self._note = posixpath.join(replica.layout.root, "incoming.json")
         self.header = fmt.Header(
@@ -50,9 +58,10 @@ class Spool:
             base_size, token.size, token.epoch,
         )  # fmt: skip
         self.offsets: array[int] = array("Q")
-        self.end = self.durable = 0
+        self.end = self.taken = self.flushing = self.durable = 0
         if not self._resume():
             self._begin()
+        self.flushing = self.durable = self.taken
 
     def _begin(self) -> None:
         files = self.replica.files
@@ -63,7 +72,7 @@ class Spool:
         record.write(files, self._note, asdict(self.token))
         files.flush_dir(self.replica.layout.root)
         self.reader = DeltaReader(self.file, self.path)
-        self.end = self.durable = fmt.HEADER_BYTES
+        self.end = self.taken = fmt.HEADER_BYTES
 
     def _resume(self) -> bool:
         """Take up the whole frames of one that fits; a torn end is cut off."""
@@ -97,35 +106,62 @@ class Spool:
             self.end += fmt.FRAME_BYTES + frame.head.stored
         self.file.resize(self.end)
         self.file.flush()
-        self.durable = self.end
+        self.taken = self.end
 
     def _limit(self) -> int:
         return 4 * (self.token.size + _SPARE_BYTES)
 
-    def append(self, data: bytes | bytearray | memoryview, peer: str) -> bool:
-        """Check one frame as it came and write it; True where all before it is durable now. Raises Damaged."""
+    def append(self, data: bytes | bytearray | memoryview, peer: str) -> None:
+        """Check frames as they came, one after another, and take them. Raises Garbled and Damaged."""
+        self._flusher.check()
+        view, at = memoryview(data), 0
+        if not len(view):
+            raise protocol.Garbled("a message without a frame", path=peer)
+        frames = []
+        while at < len(view):
+            frames.append(self._frame(view[at:], peer))
+            at += fmt.FRAME_BYTES + frames[-1].head.stored
+        if self.taken + len(view) > self._limit():
+            raise errors.Refused(f"more was sent than an image of {self.token.size} bytes needs", path=peer)
+        self._take(view, frames)
+        self.taken += len(view)
+        if self.taken - self.flushing >= FLUSH_BYTES:
+            self._start_flush()
+
+    def _frame(self, data: memoryview, peer: str) -> Frame:
+        """The first of these frames, its checksum checked."""
         if len(data) < fmt.FRAME_BYTES:
-            raise errors.Damaged(f"a frame has at least {fmt.FRAME_BYTES} bytes, not {len(data)}", path=peer)
+            raise protocol.Garbled(f"a frame has at least {fmt.FRAME_BYTES} bytes, not {len(data)}", path=peer)
         head = fmt.FrameHeader.unpack(data)
         wrong = head.magic != fmt.FRAME_MAGIC or head.tag != self.header.tag or head.kind not in (fmt.DATA, fmt.ZEROS)
-        if wrong or head.stored != len(data) - fmt.FRAME_BYTES or head.stored > fmt.MAX_BODY:
-            raise errors.Damaged("expected one whole frame of this replica", path=peer)
-        if not kernel.codec.check_frame(data):
-            raise errors.Damaged("a frame's checksum does not hold", path=peer)
-        Frame(head, memoryview(data)[fmt.FRAME_BYTES :], self.header, peer, 0)
-        if self.end + len(data) > self._limit():
-            raise errors.Refused(f"more was sent than an image of {self.token.size} bytes needs", path=peer)
+        if wrong or not 0 < head.stored <= min(fmt.MAX_BODY, len(data) - fmt.FRAME_BYTES):
+            raise protocol.Garbled("expected whole frames of this replica", path=peer)
+        whole = data[: fmt.FRAME_BYTES + head.stored]
+        if not kernel.codec.check_frame(whole):
+            raise protocol.Garbled("a frame's checksum does not hold", path=peer)
+        return Frame(head, whole[fmt.FRAME_BYTES :], self.header, peer, 0)
+
+    def _take(self, data: memoryview, frames: list[Frame]) -> None:
+        """Write them as they came."""
         self.file.write(self.end, data)
-        self.offsets.append(self.end)
-        self.end += len(data)
-        if self.end - self.durable < FLUSH_BYTES:
-            return False
-        self.flush()
-        return True
+        for frame in frames:
+            self.offsets.append(self.end)
+            self.end += fmt.FRAME_BYTES + frame.head.stored
+
+    def _start_flush(self) -> None:
+        """Have all that was taken made durable in the background."""
+        taken = self.flushing = self.taken
+        self._flusher.start(self.file.flush, partial(self._flushed, taken))
+
+    def _flushed(self, taken: int) -> None:
+        self.durable = taken
+        self.told(taken)
 
     def flush(self) -> None:
-        self.file.flush()
-        self.durable = self.end
+        """All that was taken is durable when this returns."""
+        if self.taken != self.flushing:
+            self._start_flush()
+        self._flusher.wait()
 
     def frames(self) -> Iterator[Frame]:
         """In the order in which they came, each checked again."""
@@ -151,6 +187,7 @@ class Spool:
             mark(taken, frame)
 
     def close(self) -> None:
+        self._flusher.close()
         self.file.close()
 
 
@@ -185,6 +222,6 @@ def _zeros(frame: Frame, taken: kernel.Bitmap, batch: Batch) -> Iterator[Batch]:
 
 def drop(replica: Replica) -> None:
     """Forget what was spooled: it was applied, or does not fit."""
-    for name in ("incoming.json", "incoming.spool"):
+    for name in ("incoming.json", "incoming.spool", "incoming.raw", "incoming.map"):
         replica.files.unlink(posixpath.join(replica.layout.root, name))
     replica.files.flush_dir(replica.layout.root)

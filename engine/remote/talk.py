@@ -64,7 +64,7 @@ class Answered(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="ans
 
 
 class Frames(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="frames"):
-    """The body is one frame of a delta."""
+    """The body is frames of a delta, one after another."""
 
 
 class Finish(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="finish", kw_only=True):

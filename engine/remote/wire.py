@@ -14,6 +14,7 @@ import time
 
 from secondsite.engine import errors
 from secondsite.engine.remote import protocol, tls
+from secondsite.engine.remote.buffers import Buffers
 
 # One TLS record has 16 KiB; of a plain socket this much is taken at a time.
 _PIECE = 256 * 1024
@@ -28,6 +29,8 @@ class Wire:
 
     def __init__(self, sock: socket.socket, peer: str, idle: float) -> None:
         sock.setblocking(False)
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock, self.peer, self.idle = sock, peer, idle
         self.sent = self.received = 0
         self.heard = time.monotonic()
@@ -35,11 +38,14 @@ class Wire:
         self._closed = False
         # A closed socket wakes nobody who polls it; this one does.
         self._wake, self._waker = socket.socketpair()
+        self._buffers = Buffers()
+        # One for who sends and one for who reads: a poll object is not for two threads at once.
+        self._polls = (select.poll(), select.poll())
+        for poll in self._polls:
+            poll.register(self._wake, select.POLLIN)
 
-    def _wait(self, events: int, deadline: float) -> None:
-        poll = select.poll()
+    def _wait(self, poll: select.poll, events: int, deadline: float) -> None:
         poll.register(self.sock, events)
-        poll.register(self._wake, select.POLLIN)
         left = deadline - time.monotonic()
         ready = poll.poll(max(left, 0) * 1000)
         if self._closed:
@@ -77,7 +83,7 @@ class Wire:
                 view, self.sent = view[done:], self.sent + done
                 deadline = time.monotonic() + self.idle
             else:
-                self._wait(events, deadline)
+                self._wait(self._polls[0], events, deadline)
 
     def read_into(self, view: memoryview) -> None:
         """Fill it. Raises Closed."""
@@ -99,16 +105,16 @@ class Wire:
             if done:
                 view, self.received, self.heard = view[done:], self.received + done, time.monotonic()
             else:
-                self._wait(events, self.heard + self.idle)
+                self._wait(self._polls[1], events, self.heard + self.idle)
 
     def read_message(self) -> protocol.Message:
         """The next message, bounded before it is allocated and checked. Raises Closed and Garbled."""
         head = bytearray(protocol.HEADER_BYTES)
         self.read_into(memoryview(head))
         header = protocol.parse_header(head, self.peer)
-        control, body = bytearray(header.control), bytearray(header.body)
+        control, body = bytearray(header.control), self._buffers.take(header.body)
         self.read_into(memoryview(control))
-        self.read_into(memoryview(body))
+        self.read_into(body)
         return protocol.check_payload(header, bytes(control), body, self.peer)
 
     def close(self) -> None:

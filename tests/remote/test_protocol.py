@@ -51,7 +51,7 @@ def test_lengths_are_bounded_before_anything_is_read() -> None:
         p.parse_header(fields + p._SUM.pack(p._sum(fields)), "peer")
 
 
-@pytest.mark.parametrize("field, value", [(1, 2), (1, 0), (2, 0), (2, 99), (3, 2)])
+@pytest.mark.parametrize("field, value", [(1, 2), (1, 0), (2, 0), (2, 99), (3, 4)])
 def test_unknown_versions_kinds_and_flags(field: int, value: int) -> None:
     values = [p.MAGIC, 1, p.DATA, 0, 1, 0, 0, 0]
     values[field] = value
