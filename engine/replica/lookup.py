@@ -30,13 +30,12 @@ KEPT, KEPT_ZERO = (1 << 64) - 1, (1 << 64) - 2
 _FRAMES = 2
 
 
-class Layer:
-    """An undo delta, held open, so that it may be dropped or merged while it is read."""
+class FrameIndex:
+    """Where the frames of an undo delta lie, by the blocks they hold; it does not need its reader any more."""
 
     def __init__(self, reader: DeltaReader) -> None:
         index = reader.index()
-        self.reader = reader
-        self.base_size, self.size = reader.header.base_size, reader.file.size
+        self.base_size = reader.header.base_size
         self.firsts = array("Q", index[0::3].tolist())
         self.offsets = array("Q", index[2::3].tolist())
         # The highest block of this frame and of all before it: frames of two workers may overlap.
@@ -52,6 +51,14 @@ class Layer:
         while at > 0 and self.reach[at - 1] >= first:
             at -= 1
             yield self.offsets[at]
+
+
+class Layer(FrameIndex):
+    """An undo delta, held open, so that it may be dropped or merged while it is read."""
+
+    def __init__(self, reader: DeltaReader) -> None:
+        super().__init__(reader)
+        self.reader, self.size = reader, reader.file.size
 
 
 class _Held:

@@ -26,11 +26,12 @@ from secondsite.engine.replica import lookup
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.lease import Lease
 from secondsite.engine.replica.point import Point
+from secondsite.engine.replica.pointimage import PointImage
 
 _READ = 1 << 20
 
 
-class SteadyPoint(Image):
+class SteadyPoint(PointImage):
     """One point. `at` is as `Replica.choose` takes it; the replica is held as a reader while this is made, no longer.
 
     `follow` looks after what was overwritten and lets go of what is needed no more: who serves calls it now and then.
@@ -176,18 +177,6 @@ class SteadyPoint(Image):
             self._follower.store.read_into(low, place)
         else:
             place[:] = bytes(high - low)
-
-    def write(self, offset: int, data: bytes | Buffer) -> None:
-        raise errors.Refused("a recovery point is read-only", path=self.path)
-
-    def zero(self, offset: int, length: int, *, punch: bool = True) -> None:
-        raise errors.Refused("a recovery point is read-only", path=self.path)
-
-    def resize(self, size: int) -> None:
-        raise errors.Refused("a recovery point is read-only", path=self.path)
-
-    def flush(self) -> None:
-        return None
 
     def close(self) -> None:
         with self._lock:

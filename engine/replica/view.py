@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from array import array
-from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
 
@@ -12,11 +11,13 @@ from secondsite.engine import errors, kernel
 from secondsite.engine.blockmap import BlockMap
 from secondsite.engine.delta import format as fmt
 from secondsite.engine.delta.reader import Frame
-from secondsite.engine.images import Extent, Image, Segments, ShortImage
+from secondsite.engine.images import Extent, Segments, ShortImage
 from secondsite.engine.images.base import Buffer
 from secondsite.engine.replica import chain as chains
 from secondsite.engine.replica.directory import Replica
+from secondsite.engine.replica.lookup import FrameIndex
 from secondsite.engine.replica.point import Point
+from secondsite.engine.replica.pointimage import PointImage
 from secondsite.engine.replica.recovery import store_frame
 from secondsite.engine.units import MIB
 from secondsite.engine.workers import default_workers
@@ -89,7 +90,7 @@ def _rebuild(replica: Replica, generation: int, image: str, path: str, wrong: er
     return made
 
 
-class _Layer:
+class _Layer(FrameIndex):
     """One undo delta's index in memory (24 bytes a frame). The file is opened for each frame: chains may be longer
     than a process may hold files open. Opening takes 7 µs, reading and unpacking a frame that packs well 20 µs.
     """
@@ -98,18 +99,9 @@ class _Layer:
         self.replica, self.generation = replica, generation
         reader = replica.open_undo(generation)
         try:
-            index = reader.index()
+            super().__init__(reader)
         finally:
             reader.close()
-        self.base_size = reader.header.base_size
-        self.firsts = array("Q", index[0::3].tolist())
-        self.offsets = array("Q", index[2::3].tolist())
-        # The highest block of this frame and of all before it: frames of two workers may overlap.
-        self.reach = array("Q")
-        top = 0
-        for last in index[1::3].tolist():
-            top = max(top, last)
-            self.reach.append(top)
 
     def frame(self, offset: int) -> Frame:
         """The frame at an offset, checked."""
@@ -119,15 +111,8 @@ class _Layer:
         finally:
             reader.close()
 
-    def offsets_for(self, first: int, last: int) -> Iterator[int]:
-        """Offsets of the frames that may hold blocks of [first, last]."""
-        at = bisect_right(self.firsts, last)
-        while at > 0 and self.reach[at - 1] >= first:
-            at -= 1
-            yield self.offsets[at]
 
-
-class PointView(Image):
+class PointView(PointImage):
     """A point's bytes, read-only. The caller holds the replica as a reader.
 
     Reads check nothing beyond the frames' checksums: who needs proof compares with `point_map`.
@@ -205,7 +190,7 @@ class PointView(Image):
         resolved = bytearray(count)
         left = count
         for number, layer in enumerate(self._layers):
-            for at in layer.offsets_for(blocks[0], blocks[-1]):
+            for at in layer.frames(blocks[0], blocks[-1]):
                 if left:
                     left -= self._pick(number, layer, at, blocks, resolved, lengths, slots)
             # What lies past the end of the generation above was cut off there: it is zero, whatever came later.
@@ -282,18 +267,6 @@ class PointView(Image):
             for slot in range(index, end):
                 lengths[slot] = max(0, min(self.block_size, size - blocks[slot] * self.block_size))
             index = end
-
-    def write(self, offset: int, data: bytes | Buffer) -> None:
-        raise errors.Refused("a recovery point is read-only", path=self.path)
-
-    def zero(self, offset: int, length: int, *, punch: bool = True) -> None:
-        raise errors.Refused("a recovery point is read-only", path=self.path)
-
-    def resize(self, size: int) -> None:
-        raise errors.Refused("a recovery point is read-only", path=self.path)
-
-    def flush(self) -> None:
-        return None
 
     def close(self) -> None:
         self._base.close()
