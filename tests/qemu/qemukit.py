@@ -11,15 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from secondsite.engine.images import Image
 from secondsite.engine.images.nbd import NbdImage
 from secondsite.engine.nbd.url import NbdUrl
 from secondsite.engine.qemu.machine import Qemu
 from secondsite.engine.qemu.qmp import Monitor
 from secondsite.engine.trackers.base import Have
-from secondsite.engine.trackers.qemu import QemuTracker
+from secondsite.engine.trackers.qemu import QemuCut, QemuTracker
 
 REPLICA = "0123456789abcdef0123456789abcdef"
 MIB = 1 << 20
+GRAIN = 65536
 
 
 def have(generation: int, seal: str = "5e") -> Have:
@@ -195,3 +197,21 @@ class ScriptedAgent:
     def close(self) -> None:
         self._closed = True
         self._server.close()
+
+
+def whole(image: Image) -> bytes:
+    return bytes(image.read(0, image.size))
+
+
+def named(cut: QemuCut) -> list[tuple[int, int]]:
+    changed = cut.changed()
+    assert changed is not None
+    return list(changed)
+
+
+def first_point(tracker: QemuTracker, number: int = 1) -> Have:
+    cut = tracker.begin(None)
+    assert cut.changed() is None
+    cut.acknowledge(have(number))
+    assert not cut.warnings
+    return have(number)
