@@ -1,7 +1,8 @@
-"""Clones of a file that others write: on XFS, on Btrfs, and on Btrfs with compression."""
+"""Clones of a file that others write: on XFS, on Btrfs, and there compressed or written in place."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -32,4 +33,18 @@ class Compressed(OnBtrfs):
         super().__init__(folder)
 
 
-RIGS = [("xfs", OnXfs, ["xfs"]), ("btrfs", OnBtrfs, ["btrfs"]), ("btrfs-zstd", Compressed, ["btrfs"])]
+class InPlace(OnBtrfs):
+    """As images of machines often are there: written in place, where no clone shares what is written."""
+
+    def __init__(self, folder: Path) -> None:
+        subprocess.run(["chattr", "+C", str(folder)], check=True)
+        super().__init__(folder)
+        os.posix_fallocate(self.fd, 0, SIZE)
+
+
+RIGS = [
+    ("xfs", OnXfs, ["xfs"]),
+    ("btrfs", OnBtrfs, ["btrfs"]),
+    ("btrfs-zstd", Compressed, ["btrfs"]),
+    ("btrfs-nocow", InPlace, ["btrfs", "e2fsprogs"]),
+]
