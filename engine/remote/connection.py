@@ -279,6 +279,7 @@ class Connection:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self.drain(1)
         self.join()
 
     def _take_tokens(self, count: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import posixpath
 import threading
 import time
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -24,6 +25,7 @@ from secondsite.engine.remote.connection import Connection
 _MOMENT = 2.0
 # Short reads take a page, of which so many are kept: 16 MiB.
 _PAGE, _PAGES = 256 * 1024, 64
+_BESIDE = q.MAX_GLANCES // 2 - 1
 _MAX_NAMES = 4_000_000
 _MAX_GLANCES = 20_000
 _MAX_IDLE = 12
@@ -129,8 +131,11 @@ class FarFiles(Files):
         suffix = posixpath.splitext(name)[1]
         if folder != "points" or suffix not in (".json", ".undo"):
             return [inside]
-        names = [n for n in self._names.get(folder, ()) if n.endswith(suffix) and n >= name]
-        return [inside, *(f"{folder}/{n}" for n in names[1 : q.MAX_GLANCES])]
+        # On both sides: some look at points from the oldest on, some from the newest.
+        names = [n for n in self._names.get(folder, ()) if n.endswith(suffix) and n != name]
+        at = bisect_left(names, name)
+        near = (f"{folder}/{n}" for n in names[max(at - _BESIDE, 0) : at + _BESIDE])
+        return [inside, *(path for path in near if path not in self._glances)]
 
     def _peek(self, paths: list[str]) -> None:
         with self.connection.call("peek", q.Peek(self.name, paths)) as call:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from secondsite.engine import errors
@@ -43,6 +43,7 @@ class AgentAt:
     address: str
     root: str
     pin: str
+    metrics: str | None = None
 
 
 def init_identity(*, name: str | None = None, state: State = None) -> HostIdentity:
@@ -104,10 +105,20 @@ def revoke(name: str, *, state: State = None) -> None:
 
 
 @contextmanager
-def agent(root: str, *, listen: tuple[str, int], state: State = None) -> Iterator[AgentAt]:
-    """Serve the replicas below a folder while the context is open. Raises Refused, Damaged, Unreachable."""
+def agent(
+    root: str, *, listen: tuple[str, int], metrics: tuple[str, int] | None = None, state: State = None
+) -> Iterator[AgentAt]:
+    """Serve the replicas below a folder while the context is open; `metrics` is where its figures are told to
+    Prometheus. Raises Refused, Damaged, Unreachable.
+    """
+    from secondsite.engine.remote.metrics import Metrics
     from secondsite.engine.remote.service import Agent
 
-    with Agent(root, Home.of(state)) as made:
+    with ExitStack() as stack:
+        made = stack.enter_context(Agent(root, Home.of(state)))
+        told = None
+        if metrics is not None:
+            told = Metrics(*metrics, made.figures)
+            stack.callback(told.close)
         address = url.address(*made.listen(*listen))
-        yield AgentAt(address, made.root.path, made.identity.pin)
+        yield AgentAt(address, made.root.path, made.identity.pin, told.address if told else None)

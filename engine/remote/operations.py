@@ -24,7 +24,7 @@ class Operation(msgspec.Struct, frozen=True):
 
 
 def _receive(work: Request, call: Call, begin: talk.Begin) -> object:
-    return Receiver(work.folder, work.files).run(call, begin)
+    return Receiver(work.folder, work.files, stopping=work.stopping, counts=work.counts).run(call, begin)
 
 
 OPERATIONS = {

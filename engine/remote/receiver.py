@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from secondsite.engine.files import Files
 from secondsite.engine.progress import Monitor
 from secondsite.engine.remote import arrival, protocol, spool, talk
 from secondsite.engine.remote.calls import Call
+from secondsite.engine.remote.meter import Counts
 from secondsite.engine.replica.container import check_format, check_size
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.identity import Identity
@@ -41,9 +43,10 @@ class Receiver:
 
     def __init__(
         self, root: str, files: Files, *, history: str = "auto", codec: str = "auto", workers: int = 1,
-        clock: Callable[[], datetime.datetime] = replication.utc_now,
+        clock: Callable[[], datetime.datetime] = replication.utc_now, stopping: Callable[[], bool] = lambda: False,
+        counts: Counts | None = None,
     ) -> None:  # fmt: skip
-        self.root, self.files = root, files
+        self.root, self.files, self.stopping, self.counts = root, files, stopping, counts or Counts()
         self.options = Options(fmt.parse_codec(codec), history, False, False, workers, clock)
 
     def run(self, call: Call, begin: talk.Begin) -> Point | None:
@@ -108,6 +111,7 @@ class _Session:
     ) -> None:
         self.options, self.call, self.replica = receiver.options, call, replica
         self.mending, self.held = mending, held
+        self.stopping, self.counts = receiver.stopping, receiver.counts
 
     def run(self) -> Point | None:
         old, identity, call = self.mending.old, self.replica.identity, self.call
@@ -117,19 +121,26 @@ class _Session:
             virtual_bytes=old.virtual_bytes if old else 0, seal=old.seal if old else "",
             spool_bytes=self.held.taken, spool_frames=len(self.held.offsets),
         ))  # fmt: skip
+        began = time.monotonic()
+        self.counts.begun(self.held.taken)
         try:
             while True:
                 message = call.receive()
                 said = talk.from_source(message.control, call.peer)
                 if isinstance(said, talk.Finish):
-                    return self._finish(said)
+                    point = self._finish(said)
+                    self.counts.done(time.monotonic() - began)
+                    return point
                 if isinstance(said, talk.Ask):
                     self._answer(said)
                 else:
+                    self.counts.add(len(message.body))
                     self.held.append(message.body, call.peer)
         except BaseException:
             self._park()
             raise
+        finally:
+            self.counts.ended()
 
     def _park(self) -> None:
         """What came goes on from here, whoever ended this; telling so may fail."""
@@ -183,6 +194,8 @@ class _Session:
                 work.cycle = self.held.settled()
             else:
                 for batch in self.held.batches(self.replica.identity.seed):
+                    if self.stopping():
+                        raise errors.Unreachable("the agent is being stopped; what came is kept")
                     work.put(batch, 0)
             return work.conclude(
                 Point(

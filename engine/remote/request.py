@@ -6,15 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from secondsite.engine.remote.confined import ConfinedFiles
+from secondsite.engine.remote.meter import Counts
 
 
 @dataclass(frozen=True)
 class Request:
-    """The folder of its replica, and who to ask whether to stop."""
+    """The folder of its replica, who to ask whether to stop, and where to count."""
 
     name: str
     folder: str
     stopping: Callable[[], bool] = field(default=lambda: False)
+    counts: Counts = field(default_factory=Counts)
 
     @property
     def files(self) -> ConfinedFiles:

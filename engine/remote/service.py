@@ -12,11 +12,12 @@ import threading
 import time
 
 from secondsite.engine import errors
-from secondsite.engine.remote import access, identity, pairing, tls, url
+from secondsite.engine.remote import access, identity, metrics, pairing, tls, url
 from secondsite.engine.remote.confined import Root
 from secondsite.engine.remote.connection import Connection
 from secondsite.engine.remote.home import Home
 from secondsite.engine.remote.lobby import Lobby
+from secondsite.engine.remote.meter import Meter
 from secondsite.engine.remote.session import Session
 
 log = logging.getLogger("secondsite.agent")
@@ -37,7 +38,7 @@ class Agent:
         self.root = Root(root)
         self.book = access.Reader(home.peers)
         self.book.now()  # one that cannot be read is told now, not to the first peer
-        self.lobby = Lobby()
+        self.lobby, self.meter = Lobby(), Meter()
         self._sessions: set[Session] = set()
         self._lock = threading.Lock()
         self._done = threading.Event()
@@ -59,6 +60,12 @@ class Agent:
         thread.start()
         found = sock.getsockname()
         return found[0], found[1]
+
+    def figures(self) -> str:
+        """What is measured, in Prometheus' text format."""
+        with self._lock:
+            connections = len(self._sessions)
+        return metrics.text(self.meter, self.root, connections)
 
     # -- strangers -----------------------------------------------------------------------------------------------
 
@@ -82,6 +89,7 @@ class Agent:
         try:
             self._welcome(sock, peer)
         except errors.Error as error:
+            self.meter.of("").failed(type(error).__name__)
             log.warning("refused: %s", error, extra={"peer": peer, "error": type(error).__name__})
         except Exception:
             log.exception("failed inside", extra={"peer": peer})
@@ -102,7 +110,7 @@ class Agent:
             if not pin:
                 self._pair(connection)
                 return
-        self._serve(Session(connection, pin, name, self.book.now, self.root))
+        self._serve(Session(connection, pin, name, self.book.now, self.root, self.meter))
 
     def _pair(self, connection: Connection) -> None:
         """A stranger's one request, in the time that strangers have."""
@@ -110,13 +118,10 @@ class Agent:
             call = connection.accept(pairing.ANSWER_SECONDS)
             if call is None:
                 raise errors.Unreachable("came without a key and said nothing", path=connection.peer)
-            try:
-                with call:
-                    if call.operation != pairing.OPERATION:
-                        raise errors.Refused("this host is not paired with you")
-                    made = pairing.take(call, self.home)
-            finally:
-                connection.drain(1)
+            with call:
+                if call.operation != pairing.OPERATION:
+                    raise errors.Refused("this host is not paired with you")
+                made = pairing.take(call, self.home)
             log.info("paired", extra={"peer": made.name})
 
     # -- who is paired -------------------------------------------------------------------------------------------

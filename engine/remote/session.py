@@ -13,12 +13,15 @@ from secondsite.engine.remote import access, operations
 from secondsite.engine.remote.calls import Call
 from secondsite.engine.remote.confined import Root
 from secondsite.engine.remote.connection import Connection
+from secondsite.engine.remote.meter import Meter
 from secondsite.engine.remote.request import Request
 
 log = logging.getLogger("secondsite.agent")
 
 # A request more is answered with Busy.
 MAX_REQUESTS = 32
+# What ended well is told of these; reading asks for many things.
+_TOLD = {"replicate", "verify", "prune", "raise-epoch", "point"}
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,10 @@ class Session:
     """Of the peer whose key has the pin `pin`, called `name`."""
 
     def __init__(
-        self, connection: Connection, pin: str, name: str, book: Callable[[], access.Book], root: Root
+        self, connection: Connection, pin: str, name: str, book: Callable[[], access.Book], root: Root, meter: Meter
     ) -> None:
         self.connection, self.pin, self.name = connection, pin, name
-        self._book, self._root = book, root
+        self._book, self._root, self._meter = book, root, meter
         self._running: dict[int, Running] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -59,7 +62,7 @@ class Session:
         except errors.Error as error:
             log.info("connection ended: %s", error, extra={"peer": self.name})
         finally:
-            self._stopping.set()
+            # What is being applied goes on: its source finds the point when it comes again.
             self.connection.join()
             for thread in threads:
                 thread.join()
@@ -70,17 +73,23 @@ class Session:
         try:
             with call:
                 self._work(call, about)
-            log.info("done", extra={**about, "seconds": round(time.monotonic() - began, 3)})
+            level = logging.INFO if call.operation in _TOLD else logging.DEBUG
+            log.log(level, "done", extra={**about, "seconds": round(time.monotonic() - began, 3)})
         except errors.Error as error:
-            log.warning("%s", error, extra={**about, "error": type(error).__name__})
+            self._meter.of(about.get("replica", "")).failed(type(error).__name__)
+            gone = self.connection.failed is not None  # that is said once, and not for each request
+            level = logging.DEBUG if gone else logging.WARNING
+            log.log(level, "%s", error, extra={**about, "error": type(error).__name__})
         except Exception:  # the other side was told that it failed inside; what and where is for the log
+            self._meter.of(about.get("replica", "")).failed("Error")
             log.exception("failed inside", extra=about)
 
     def _work(self, call: Call, about: dict[str, str]) -> None:
         operation, args = operations.find(call)
-        about["replica"] = args.name[:200]
         access.require(self._book(), self.pin, operation.action, args.name)
-        work = Request(args.name, self._root.replica(args.name), self._stopping.is_set)
+        about["replica"] = args.name
+        counts = self._meter.of(args.name)
+        work = Request(args.name, self._root.replica(args.name), self._stopping.is_set, counts)
         with self._lock:
             self._running[call.number] = Running(call, operation.action, args.name)
         try:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from secondsite import engine
-from secondsite.orchestration import output
+from secondsite.orchestration import logs, output
 from secondsite.orchestration.commands.options import address, json_option, state_option
 
 PORT = 8084
@@ -24,11 +24,20 @@ PORT = 8084
 @click.option(
     "--allow", metavar="ACTIONS", help="With --token: send, read, administer, or some of them.  [default: send]"
 )
+@click.option("--metrics", metavar="ADDR:PORT", help="Tell figures to Prometheus here, without TLS: 127.0.0.1:9184.")
+@click.option(
+    "--log", "log", type=click.Choice(["text", "json"]), default="text", show_default=True,
+    help="How what happens is told on standard error.",
+)  # fmt: skip
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True,
+    help="From when on.",
+)  # fmt: skip
 @state_option
 @json_option
 def command(
     root: str | None, listen: str | None, token: bool, replicas: tuple[str, ...], allow: str | None,
-    state: str | None, as_json: bool,
+    metrics: str | None, log: str, log_level: str, state: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Serve the replicas below DIR to paired hosts until SIGTERM or SIGINT.
 
@@ -47,11 +56,14 @@ def command(
     where = address(listen, PORT)
     if root is None or where is None:
         raise click.UsageError("say where the replicas are and where to listen: --root DIR --listen ADDR")
-    with output.watching() as watch, engine.agent(root, listen=where, state=state) as running:
+    logs.begin(log, log_level)
+    told = address(metrics)
+    with output.watching() as watch, engine.agent(root, listen=where, metrics=told, state=state) as running:
         if as_json:
             output.print_json(asdict(running))
         else:
-            click.echo(f"serving {running.root} at {running.address}")
+            figures = f", metrics at http://{running.metrics}/metrics" if running.metrics else ""
+            click.echo(f"serving {running.root} at {running.address}{figures}")
         sys.stdout.flush()
         while not watch.cancelled():
             time.sleep(0.1)
