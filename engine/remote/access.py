@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
@@ -125,6 +125,8 @@ def give_key(path: Path, replicas: list[str], actions: Sequence[Action] = ("send
     """A registration key for one peer, once, for five days. Raises Refused."""
     now = time.time() if now is None else now
     _check(replicas)
+    if not actions or not set(actions) <= set(get_args(Action)):
+        raise errors.Usage(f"a peer may {', '.join(get_args(Action))}, or some of them, not {', '.join(actions)!r}")
     secret = secrets.token_urlsafe(32)
     with changing(path) as book:
         book.keys = [key for key in book.keys if key.ends > now]

@@ -38,11 +38,13 @@ class Call:
         self._parts: list[p.Message] = []
         self._in_flight = 0  # ours, not yet consumed there
         self._held = 0  # theirs, not yet credited
+        self._weight = self._working = 0  # theirs in memory, and what of it is being worked on
         self._owed = message.size if message is not None else 0
         self._failed: errors.Error | None = None
         self._closed_here = self._closed_there = False
         if message is not None:
             self._held = message.size
+            self._weigh(message.size)
             if message.flags & p.MORE:
                 raise p.Garbled("a request in parts", path=self.peer)
 
@@ -102,6 +104,8 @@ class Call:
             self._closed_here = True
             self._arrived.clear()
             self._parts.clear()
+            self._weigh(-self._weight)
+            self._working = 0
             gone = self._failed is not None
         self.connection._forget(self.number)
         if not gone:
@@ -117,6 +121,8 @@ class Call:
             if self._arrived:
                 message = self._arrived.popleft()
                 self._owed += message.size
+                self._weigh(-min(self._working, self._weight))
+                self._working = message.size
                 return message
             if self._failed is not None:
                 raise self._failed
@@ -180,8 +186,13 @@ class Call:
             raise p.Garbled(f"a credit of {count} bytes where {self._in_flight} are out", path=self.peer)
         self._in_flight -= count
 
+    def _weigh(self, count: int) -> None:
+        self._weight += count
+        self.connection._weigh(count)
+
     def _collect(self, message: p.Message) -> None:
         self._held += message.size
+        self._weigh(message.size)
         if self._held > self.connection.window:
             raise p.Garbled("more was sent than the window allows", path=self.peer)
         self._parts.append(message)

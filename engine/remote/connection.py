@@ -45,14 +45,17 @@ class Connection:
     """Over a socket that is connected, and under TLS has shaken hands. `client` is the side that connected.
 
     The constructor exchanges hellos and raises Closed, Garbled or Refused where the other side does not speak this
-    protocol. `limiter` may be set, changed and taken away while it runs.
+    protocol. `limiter` may be set, changed and taken away while it runs. `most` bytes of all calls together may wait
+    here, whatever their windows are; who sends more is Garbled.
     """
 
     def __init__(
         self, sock: socket.socket, peer: str, *, client: bool, software: str = "secondsite",
         heartbeat: float = HEARTBEAT_SECONDS, idle: float = IDLE_SECONDS, window: int = WINDOW,
+        most: int | None = None,
     ) -> None:  # fmt: skip
         self.peer, self.window = peer, window
+        self._most, self._weight, self._weighing = most, 0, threading.Lock()
         self.limiter: Limiter | Throttle | None = None
         self.failed: errors.Error | None = None
         self._wire = Wire(sock, peer, min(idle, HELLO_SECONDS))
@@ -143,6 +146,13 @@ class Connection:
     def _check(self) -> None:
         if self.failed is not None:
             raise self.failed
+
+    def _weigh(self, count: int) -> None:
+        """So many bytes more, or less, wait here for who takes them. Raises Garbled."""
+        with self._weighing:
+            self._weight += count
+            if count > 0 and self._most is not None and self._weight > self._most:
+                raise p.Garbled(f"{self._weight} bytes wait here, more than {self._most} of all calls", path=self.peer)
 
     def _forget(self, number: int) -> None:
         with self._state:

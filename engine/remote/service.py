@@ -6,6 +6,7 @@ many the oldest goes, so that who has a key comes in while others only hold on.
 
 from __future__ import annotations
 
+import datetime
 import logging
 import socket
 import threading
@@ -14,7 +15,7 @@ import time
 from secondsite.engine import errors
 from secondsite.engine.remote import access, identity, metrics, pairing, tls, url
 from secondsite.engine.remote.confined import Root
-from secondsite.engine.remote.connection import Connection
+from secondsite.engine.remote.connection import WINDOW, Connection
 from secondsite.engine.remote.home import Home
 from secondsite.engine.remote.lobby import Lobby
 from secondsite.engine.remote.meter import Meter
@@ -23,6 +24,11 @@ from secondsite.engine.remote.session import Session
 log = logging.getLogger("secondsite.agent")
 
 MAX_CONNECTIONS = 512
+MAX_OF_ONE = 256  # so that one peer leaves room for others
+# What may wait in memory for the requests of one connection, whatever windows they have.
+MOST_WAITING = 4 * WINDOW
+# A certificate that ends sooner is told of each time that the agent begins.
+_SOON = datetime.timedelta(days=60)
 # How soon who was revoked is gone.
 LOOK_SECONDS = 0.5
 # What is begun is parked in less; what takes longer is taken back by who opens the replica next.
@@ -35,6 +41,9 @@ class Agent:
     def __init__(self, root: str, home: Home) -> None:
         self.home = home
         self.identity = identity.load(home.identity)
+        left = self.identity.ends - datetime.datetime.now(datetime.UTC)
+        if left < _SOON:
+            log.warning("this host's certificate ends in %d days; nobody gets in then", left.days)
         self.root = Root(root)
         self.book = access.Reader(home.peers)
         self.book.now()  # one that cannot be read is told now, not to the first peer
@@ -52,7 +61,9 @@ class Agent:
         where = url.address(host, port)
         try:
             family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-            sock = socket.create_server(family[4][:2], family=family[0], backlog=128)
+            both = host == "::" and socket.has_dualstack_ipv6()
+            place = (str(family[4][0]), int(family[4][1]))
+            sock = socket.create_server(place, family=family[0], backlog=128, dualstack_ipv6=both)
         except OSError as error:
             raise errors.from_os(error, where, "listen") from None
         thread = threading.Thread(target=self._accept, args=(sock,), name=f"accept {where}", daemon=True)
@@ -71,6 +82,9 @@ class Agent:
 
     def _accept(self, listener: socket.socket) -> None:
         while not self._done.is_set():
+            if self._strangers() > 4 * self.lobby.places:
+                self._done.wait(0.01)  # those that were cut are on their way out; the others wait in the backlog
+                continue
             try:
                 sock, where = listener.accept()
             except OSError as error:
@@ -84,6 +98,10 @@ class Agent:
             with self._lock:
                 self._visitors.add(thread)
             thread.start()
+
+    def _strangers(self) -> int:
+        with self._lock:
+            return len(self._visitors) - len(self._sessions)
 
     def _visit(self, sock: socket.socket, peer: str) -> None:
         try:
@@ -106,7 +124,7 @@ class Agent:
             pairs = any(key.ends > time.time() for key in book.keys)
             secure, pin = tls.shake(sock, self.identity, known, peer, server=True, strangers=pairs)
             name = book.peers[pin].name if pin else "somebody"
-            connection = Connection(secure, f"{name} ({peer})", client=False)
+            connection = Connection(secure, f"{name} ({peer})", client=False, most=MOST_WAITING)
             if not pin:
                 self._pair(connection)
                 return
@@ -128,12 +146,13 @@ class Agent:
 
     def _serve(self, session: Session) -> None:
         with self._lock:
-            crowded = len(self._sessions) >= MAX_CONNECTIONS or self._done.is_set()
+            same = sum(other.pin == session.pin for other in self._sessions)
+            crowded = len(self._sessions) >= MAX_CONNECTIONS or same >= MAX_OF_ONE or self._done.is_set()
             if not crowded:
                 self._sessions.add(session)
         if crowded:
             session.connection.join()
-            raise errors.Busy(f"{MAX_CONNECTIONS} connections are open", path=session.connection.peer)
+            raise errors.Busy(f"{same} connections of it are open already", path=session.connection.peer)
         log.info("connected", extra={"peer": session.name})
         try:
             session.run()
