@@ -112,6 +112,7 @@ class _Job:
             try:
                 if not cut.frozen:
                     before = self.origin.settled()
+                cut.read_once()
                 outcome = self._over(cut, drawn, before)
                 self._acknowledge(cut, outcome)
             finally:

@@ -340,6 +340,10 @@ cdef class Disk:
     def frozen(self):
         return bool(self.d.frozen)
 
+    def read_once(self):
+        """From now on whatever was read of the frozen view is let go of, as if `zero` had been called for it."""
+        self.d.once = 1
+
     cdef int within(self, uint64_t offset, uint64_t length) except -1:
         if offset > self.d.size or length > self.d.size - offset:
             raise_error(EINVAL, "")

@@ -41,6 +41,7 @@ cdef extern from "disk.h" nogil:
         uint64_t size
         int read_only
         uint32_t frozen
+        int once
         ss_changes *changes
     int ss_fd_read(void *context, int fd, uint64_t offset, uint8_t *data, size_t length)
     int ss_disk_read(ss_disk *d, uint64_t offset, uint8_t *data, size_t length)

@@ -193,6 +193,9 @@ class _Session:
                 return self._begin(asked)
             case "ranges":
                 return self._ranges(self._cut(asked), asked["from"])
+            case "read once":
+                self._cut(asked).view.read_once()
+                return {"ok": True}
             case "acknowledge" | "give back" as verb:
                 have = wire.have_of(asked["have"]) if verb == "acknowledge" else None
                 if verb == "acknowledge" and have is None:

@@ -15,7 +15,9 @@ from secondsite.engine.tracked.others import Others
 from secondsite.engine.trackers.base import Have
 from secondsite.engine.units import KIB, MIB, format_size
 
-GRANULE = 64 * KIB
+# What is copied before a first overwrite, and read again at least: small against a block of 64 KiB, while the marks of
+# 1 TiB are 8 MiB.
+GRANULE = 16 * KIB
 REGION = 16 * MIB
 BEAT_SECONDS = 1.0
 SAVE_BEATS = 5
@@ -172,7 +174,7 @@ class TrackedImage:
 
     def _look(self, offset: int, length: int) -> array[int]:
         found = array("Q")
-        for extent in self.image.extents(offset, length):
+        for extent in self.image.scan_extents(offset, length):
             if not extent.zero:
                 found.extend((extent.length, 0))
             else:  # looked at after the hole was found: what makes one copies first

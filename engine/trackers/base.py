@@ -54,6 +54,10 @@ class Cut(ABC):
     def changed(self) -> Iterable[tuple[int, int]] | None:
         """(start, length) in bytes of what may have changed: ascending, disjoint, inside the image. None: unknown."""
 
+    def read_once(self) -> None:
+        """From now on nothing of `image` is read twice: what was read need not be kept for this cut any more."""
+        return None
+
     @abstractmethod
     def acknowledge(self, have: Have) -> None:
         """The replica durably holds this cut as `have`."""

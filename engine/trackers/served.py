@@ -169,6 +169,9 @@ class ServedCut(Cut):
             flat, at = answer["ranges"], answer["next"]
             yield from zip(flat[::2], flat[1::2], strict=True)
 
+    def read_once(self) -> None:
+        self._session.ask({"do": "read once", "image": self.owner.path})
+
     def acknowledge(self, have: Have) -> None:
         self._end({"do": "acknowledge", "image": self.owner.path, "have": list(have)})
 

@@ -21,8 +21,12 @@ int ss_fd_read(void *context, int fd, uint64_t offset, uint8_t *data, size_t len
 
 int ss_disk_read(ss_disk *d, uint64_t offset, uint8_t *data, size_t length)
 {
-    if (d->frozen)
-        return ss_cut_read(d->changes, d->frozen, offset, data, length, d->read, d->context, d->fd);
+    if (d->frozen) {
+        int error = ss_cut_read(d->changes, d->frozen, offset, data, length, d->read, d->context, d->fd);
+        if (!error && __atomic_load_n(&d->once, __ATOMIC_RELAXED))
+            ss_cut_release(d->changes, d->frozen, offset, length);
+        return error;
+    }
     return d->read(d->context, d->fd, offset, data, length);
 }
 

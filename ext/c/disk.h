@@ -15,6 +15,7 @@ typedef struct ss_disk {
     uint64_t size;
     int read_only;
     uint32_t frozen; /* not 0: the view of that cut of `changes` */
+    int once;        /* what was read of that view is not asked for again, and need not be copied any more */
     ss_changes *changes;
 } ss_disk;
 

@@ -8,13 +8,14 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
 #define IN_ROOM ((size_t)256 << 10)
 #define OUT_ROOM ((size_t)256 << 10)
-#define SMALL ((uint64_t)64 << 10) /* reads up to here are gathered; larger ones go by sendfile */
+/* Reads up to here are gathered. Larger ones go through a buffer: sendfile saves a copy, and yet one connection had
+ * 1,540 MiB/s of 1 MiB reads with it and 2,870 with the buffer (nbdcopy's four: 1 GiB in 0.24 s and in 0.32 s). */
+#define SMALL ((uint64_t)64 << 10)
 #define KEEP ((size_t)4 << 20) /* a larger buffer is not kept for the next request */
 
 typedef struct worker {
@@ -215,27 +216,8 @@ static int quick_read(worker *w, const request *r)
 static void slow_read(worker *w, const request *r)
 {
     ss_conn *c = w->conn;
-    ss_disk *d = c->disk;
     uint8_t head[HEAD_ROOM];
-    if (d->fd >= 0 && !d->frozen && r->length > SMALL) {
-        off_t offset = (off_t)r->offset;
-        uint64_t left = r->length;
-        pthread_mutex_lock(&c->sending);
-        if (!closing(c) && !send_all(c, head, read_head(c, r, head), 1))
-            while (left) {
-                ssize_t put = sendfile(c->fd, d->fd, &offset, left);
-                if (put < 0 && errno == EINTR)
-                    continue;
-                if (put <= 0) {
-                    close_down(c); /* the head has promised what cannot be had */
-                    break;
-                }
-                left -= (uint64_t)put;
-            }
-        pthread_mutex_unlock(&c->sending);
-        return;
-    }
-    int error = own_buffer(w, r->length ? r->length : 1) ? ENOMEM : ss_disk_read(d, r->offset, w->buffer, r->length);
+    int error = own_buffer(w, r->length ? r->length : 1) ? ENOMEM : ss_disk_read(c->disk, r->offset, w->buffer, r->length);
     if (error || !r->length)
         reply(w, r, error, 1);
     else

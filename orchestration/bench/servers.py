@@ -1,6 +1,6 @@
 """NBD servers: ours, with its change map, against qemu-nbd and nbdkit; and points behind many undo deltas.
 
-Each server has a file of its own with the same bytes, and each load goes to all of them in turn.
+All servers have the same file, and each load goes to all of them in turn.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LOAD_SECONDS, LOAD_BYTES = 4, 16 * MIB
 FIGURE, CYCLING_FIGURE, COPY_FIGURE = 0.9, 0.75, 1.2
 # An older point's sequential read against the newest one's, and when its first byte must be there.
 DELTAS, POINT_FIGURE, FIRST_BYTE_SECONDS = 100, 0.5, 1.0
-_START_SECONDS = 20.0
+_START_SECONDS, _FIRST_CYCLE_SECONDS = 20.0, 2.5
 
 
 def servers(bench: Bench) -> None:
@@ -44,21 +44,19 @@ def servers(bench: Bench) -> None:
         bench.skipped["servers"] = "fio with its engine nbd is not installed"
         return
     size = min(bench.work.virtual_bytes // MIB * MIB, GIB)
-    made: list[Path] = []
+    image = bench.folder / "served.raw"
     try:
+        fill(image, size, seed=7)
         with ExitStack() as stack:
-            sides: dict[str, str] = {}
-            for name, start in _SERVERS.items():
-                if process.which(name if name != "ours" else "fio") is None:
-                    continue
-                image = bench.folder / f"{name}.raw"
-                made.append(image)
-                fill(image, size, seed=7)
-                sides[name] = stack.enter_context(start(bench, image, bench.folder / f"{name}.sock"))
+            sides = {
+                name: stack.enter_context(start(bench, image, bench.folder / f"{name}.sock"))
+                for name, start in _SERVERS.items()
+                if process.which(name if name != "ours" else "fio") is not None
+            }
             _compare(bench, sides, size)
-            _while_cycling(bench, sides, made[0], size)
+            _while_cycling(bench, sides, image, size)
     finally:
-        for path in (*made, bench.folder / "served-replica", *bench.folder.glob(".ours.raw.secondsite-*")):
+        for path in (image, bench.folder / "served-replica", *bench.folder.glob(".served.raw.secondsite-*")):
             remove(path)
 
 
@@ -74,15 +72,23 @@ def _compare(bench: Bench, sides: dict[str, str], size: int) -> None:
 
 
 def _while_cycling(bench: Bench, sides: dict[str, str], image: Path, size: int) -> None:
-    """The random write again, while our image is replicated every second."""
+    """The loads again, ours while the image is replicated every second, the peers without anything beside them."""
     replica = bench.folder / "served-replica"
     bench.ours("replicate", image, replica)
-    load = LOADS[1]
     command = [*process.secondsite(), "replicate", str(image), str(replica), "--watch", "1", "--keep", "3"]
-    with _running(command):
-        time.sleep(2 if bench.judged else 0.2)
-        taken = _in_turn(bench, sides, load, size)
-    _against_best(bench, f"{load[0]}, a cycle a second", taken, CYCLING_FIGURE)
+
+    def cycling(load: Load) -> float:
+        with _running(command):
+            time.sleep(_FIRST_CYCLE_SECONDS if bench.judged else 0.2)
+            return _fio(bench, sides["ours"], load, size)
+
+    for load in LOADS:
+        each: dict[str, Callable[[], float]] = {
+            side: partial(cycling, load) if side == "ours" else partial(_fio, bench, url, load, size)
+            for side, url in sides.items()
+        }
+        taken = rows.alternate(bench.rounds, each)
+        _against_best(bench, f"{load[0]}, a cycle a second", taken, CYCLING_FIGURE)
 
 
 def _in_turn(bench: Bench, sides: dict[str, str], load: Load, size: int) -> dict[str, list[float]]:

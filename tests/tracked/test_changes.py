@@ -202,6 +202,19 @@ def test_what_was_let_go_is_not_copied(bench: Bench) -> None:
         bench.read(GRANULE, 1)
 
 
+def test_what_was_read_once_is_not_copied(bench: Bench) -> None:
+    bench.write(0, b"a" * 4 * GRANULE)
+    bench.cut(everything=True)
+    bench.view.read_once()
+    assert bench.read(100, 3 * GRANULE) == b"a" * 3 * GRANULE  # the whole granules of it: 1 and 2
+    for at in range(4):
+        bench.write(at * GRANULE, b"x" * GRANULE)
+    assert bench.changes.area_bytes == 2 * GRANULE
+    assert bench.read(0, GRANULE) + bench.read(3 * GRANULE, GRANULE) == b"a" * 2 * GRANULE
+    with pytest.raises(OSError):
+        bench.read(GRANULE, 1)
+
+
 def test_a_file_that_cannot_be_written_is_void(bench: Bench, tmp_path: Path) -> None:
     """Its headers go, so that nothing is believed after a crash; the guest's write is done all the same."""
     small = os.open(tmp_path / "read-only", os.O_RDONLY | os.O_CREAT, 0o600)
