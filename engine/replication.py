@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 
 from secondsite.engine import attempts, errors, units
 from secondsite.engine import source as sources
@@ -31,6 +33,9 @@ from secondsite.engine.trackers.base import Tracker
 from secondsite.engine.trackers.scan import RangesTracker
 from secondsite.engine.work import Options
 from secondsite.engine.workers import default_workers
+
+if TYPE_CHECKING:
+    from secondsite.engine.remote.outbound import Link
 
 
 def utc_now() -> datetime.datetime:
@@ -67,11 +72,14 @@ def replicate(
     clock: Callable[[], datetime.datetime] = utc_now,
     files: Files | None = None,
     state: str | os.PathLike[str] | None = None,
+    schedule: str | None = None,
+    link: Link | None = None,
 ) -> Replicated:
     """Bring the replica in a folder to the source's content; make the folder where there is none.
 
     A replica `secondsite://HOST[:PORT]/NAME` is the one of that name which the agent at HOST keeps; `state` is then the
-    folder of what this host knows of others.
+    folder of what this host knows of others, `schedule` a calendar of rates (remote/schedule.py) or `@FILE`, and `link`
+    says how often is tried again. Such a SOURCE may be a replica's folder: its newest point goes on to a third site.
 
     `block_size` (bytes, a power of two from 4 KiB to 4 MiB) counts for a new replica; for an existing one it must
     be its own. `codec` packs the undo deltas. `keep` drops all but the newest so many points afterwards. `limit` is
@@ -92,17 +100,22 @@ def replicate(
     if isinstance(tracker, str):
         choose.check_name(tracker)
     if url.is_remote(os.fspath(replica)):
-        from secondsite.engine.remote import outbound
+        from secondsite.engine.remote import outbound, pace
 
-        outbound.refuse(
-            keep=keep, limit=limit, tracker=tracker not in ("auto", "scan"), qemu=qemu, bitmap_since=bitmap_since,
-            next_bitmap=next_bitmap, changed=changed, resync=resync, trust_mtime=trust_mtime, history=history != "auto",
-        )  # fmt: skip
+        check_count(distrust)
+        outbound.refuse(keep=keep, resync=resync, trust_mtime=trust_mtime, history=history != "auto")
+        route = link or outbound.Link()
+        if limit is not None or schedule is not None:
+            route = dataclasses.replace(route, pace=pace.throttle(limit, schedule))
         return outbound.replicate(
             source, url.parse(os.fspath(replica)), block_size=block_size, codec=codec, head=head, epoch=epoch,
-            source_id=source_id, accept_source=accept_source, source_format=source_format,
+            source_id=source_id, accept_source=accept_source, source_format=source_format, tracker=tracker, qemu=qemu,
+            bitmap_since=bitmap_since, next_bitmap=next_bitmap, distrust=distrust, changed=changed,
             allow_parent_path=allow_parent_path, workers=workers, progress=progress, cancel=cancel, state=state,
+            link=route,
         )  # fmt: skip
+    if schedule is not None or link is not None:
+        raise errors.Usage("a calendar and retries are for a replica on another host")
     check_count(distrust)
     _check_numbers(keep, limit, history)
     if block_size is not None:

@@ -17,6 +17,8 @@ class Replicated:
     that hides 0.1 % of the changes is caught within 100 cycles like this one, see distrust.caught (None where nothing
     changed, or all was read). The source's writer may have stood still for `stall_seconds` (None: nothing stopped it).
     `application`: file systems or databases were at rest. `kept_bytes`: what the tracking had taken beside the source.
+
+    To another host `over_bytes` went over the link in `attempts`, `again_bytes` of them twice because of a cut.
     """
 
     kind: str
@@ -38,6 +40,9 @@ class Replicated:
     stall_seconds: float | None = None
     application: bool = False
     kept_bytes: int = 0
+    over_bytes: int = 0
+    again_bytes: int = 0
+    attempts: int = 1
 
 
 @dataclass(frozen=True, slots=True)

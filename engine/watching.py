@@ -19,6 +19,7 @@ from secondsite.engine import errors
 from secondsite.engine.between import Between, between
 from secondsite.engine.images import Image
 from secondsite.engine.progress import Progress
+from secondsite.engine.remote import url
 from secondsite.engine.replica.point import format_time
 from secondsite.engine.replication import replicate, utc_now
 from secondsite.engine.results import Replicated
@@ -264,7 +265,9 @@ def watch(
     once = {name: options.pop(name) for name in ("resync", "accept_source", "trust_mtime") if name in options}
     mtime = {"trust_mtime": once.pop("trust_mtime")} if "trust_mtime" in once else {}
 
-    local, made = options.get("files") is None, False
+    local, made = options.get("files") is None and not url.is_remote(os.fspath(replica)), False
+    if url.is_remote(os.fspath(replica)):
+        options = _far(options)
 
     def cycle(progress: Callable[[Progress], None]) -> Replicated:
         nonlocal made
@@ -283,3 +286,12 @@ def watch(
     Watch(
         cycle, every, observe or (lambda _: None), cancel or (lambda: False), clock, monotonic, sleep, aside
     ).run()
+
+
+def _far(options: dict[str, Any]) -> dict[str, Any]:
+    """For another host's replica: this module tries again, and one bucket and count are for all cycles."""
+    from secondsite.engine.remote import outbound, pace
+
+    given = options.pop("link", None) or outbound.Link()
+    made = pace.throttle(options.pop("limit", None), options.pop("schedule", None))
+    return {**options, "link": replace(given, retries=0, pace=made or given.pace)}

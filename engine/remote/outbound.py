@@ -1,30 +1,63 @@
-"""`replicate` where the replica is another host's: a connection, and one cycle over it."""
+"""`replicate` where the replica is another host's: connections, and one cycle over them, again where a link was cut."""
 
 from __future__ import annotations
 
+import datetime
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
 from secondsite.engine import errors, units
+from secondsite.engine import source as sources
 from secondsite.engine.delta import format as fmt
+from secondsite.engine.distrust import SAMPLED_BLOCKS
 from secondsite.engine.files import LocalFiles
 from secondsite.engine.images import Image
 from secondsite.engine.progress import Monitor, Progress
-from secondsite.engine.remote import dial, talk, url
-from secondsite.engine.remote.connection import Connection
+from secondsite.engine.qemu.machine import Qemu
+from secondsite.engine.remote import chained, dial, retry, talk, url
+from secondsite.engine.remote.connection import IDLE_SECONDS, Connection
 from secondsite.engine.remote.home import Home
 from secondsite.engine.remote.mapcache import MapCache
+from secondsite.engine.remote.patience import patiently
+from secondsite.engine.remote.schedule import Throttle
 from secondsite.engine.remote.sender import Sender, Sending
+from secondsite.engine.remote.standin import Far
+from secondsite.engine.remote.tally import Sent
 from secondsite.engine.replica.container import check_format
 from secondsite.engine.results import Replicated
 from secondsite.engine.source import Source
-from secondsite.engine.trackers.scan import ScanTracker
+from secondsite.engine.trackers import choose
+from secondsite.engine.trackers.base import Tracker
 from secondsite.engine.workers import default_workers
 
 _ASK_SECONDS = 0.1
+# After a cut the agent may hold our own replica for us until it notices, too.
+_OURS_SECONDS = IDLE_SECONDS + 15
+# A source that is written while it is read is read again this often before the attempt is given up.
+_READS = 3
+
+
+@dataclass
+class Link:
+    """How to get a cycle over. `retries` further attempts in a row that got nowhere; None is the default: after a cut
+    `RETRIES`, but none where there was no connection yet. `delays` in seconds are before each, the last for ever.
+    `pace` limits the bytes a second. `notify` is told in one line what went wrong and when it is tried again. `sent`
+    counts what the attempts of one cycle sent, also where each is a call of its own.
+    """
+
+    retries: int | None = None
+    delays: Sequence[float] = retry.DELAYS
+    pace: Throttle | None = None
+    notify: Callable[[str], None] = lambda line: None
+    sent: Sent = field(default_factory=Sent)
+
+
+RETRIES = 5
 
 
 def replicate(
@@ -38,11 +71,19 @@ def replicate(
     source_id: str | None = None,
     accept_source: bool = False,
     source_format: str | None = None,
+    tracker: str | Tracker = "auto",
+    qemu: Qemu | None = None,
+    bitmap_since: str | None = None,
+    next_bitmap: str | None = None,
+    distrust: int = SAMPLED_BLOCKS,
+    changed: str | os.PathLike[str] | None = None,
     allow_parent_path: Sequence[str] = (),
     workers: int | None = None,
     progress: Callable[[Progress], None] | None = None,
     cancel: Callable[[], bool] | None = None,
+    clock: Callable[[], datetime.datetime] | None = None,
     state: str | os.PathLike[str] | None = None,
+    link: Link | None = None,
 ) -> Replicated:
     """One cycle to the agent's replica. The arguments are those of `replication.replicate`; `state` is the folder of
     what this host knows of others. Raises what `replicate` and `dial.connect` raise.
@@ -53,22 +94,110 @@ def replicate(
     if head is not None:
         check_format(head)
     packing = None if codec == "auto" else fmt.parse_codec(codec)
-    home = Home.of(state)
-    origin = Source(source, source_id, format=source_format, allow_parent_path=allow_parent_path)
-    try:
+    home, link = Home.of(state), link or Link()
+    monitor = Monitor(progress, cancel)
+    with ExitStack() as stack:
+        read, name = chained.source(source, source_id, stack, monitor.check)
+        origin = Source(
+            read, name, format=source_format, allow_parent_path=allow_parent_path, running=qemu is not None
+        )
+        stack.callback(origin.close)
         begin = talk.Begin(
             name=remote.name, source=origin.name, source_format=origin.format, size=0, block_size=block_size,
             head=head, epoch=epoch, accept_source=accept_source,
         )  # fmt: skip
-        cache = MapCache(str(home.maps), LocalFiles())
+        asking = _Asking(origin, tracker, allow_parent_path, qemu, bitmap_since, next_bitmap, changed, home)
+        stack.callback(asking.close)
         sender = Sender(
-            origin, ScanTracker(origin), begin, cache, codec=packing, workers=workers or default_workers(),
-            monitor=Monitor(progress, cancel),
+            origin, asking.follow, begin, MapCache(str(home.maps), LocalFiles()), codec=packing,
+            workers=workers or default_workers(), monitor=monitor, sent=link.sent, sample=distrust,
         )  # fmt: skip
-        with dial.connect(remote, home) as connection, cancelling(connection, cancel):
-            return _result(sender.run(connection), origin, began)
-    finally:
-        origin.close()
+        cycle = _Cycle(remote, home, sender, link, cancel)
+        found = cycle.run()
+        asking.remember(origin, found)
+        return _result(found, origin.image.size, began, asking, link.sent)
+
+
+@dataclass
+class _Asking:
+    """Which tracker follows the source for the replica that an agent has; made anew where that is another one."""
+
+    origin: Source
+    wish: str | Tracker
+    allow_parent_path: Sequence[str]
+    qemu: Qemu | None
+    bitmap_since: str | None
+    next_bitmap: str | None
+    changed: str | os.PathLike[str] | None
+    home: Home
+    far: Far | None = None
+    chosen: choose.Chosen | None = None
+
+    def follow(self, state: talk.State) -> Tracker:
+        """For one attempt."""
+        self.close()
+        self.far = Far(state, self.home.folder / "far")
+        replica: Any = self.far
+        asked = choose.Asked(
+            self.origin, replica, self.allow_parent_path, self.qemu, self.bitmap_since, self.next_bitmap
+        )
+        self.chosen = choose.choose(self.wish, asked, None if self.changed is None else os.fspath(self.changed))
+        return self.chosen.tracker
+
+    def remember(self, origin: Source, found: Sending) -> None:
+        """What the source's files look like, for who goes by that in the next cycle."""
+        if self.far is not None and found.tracker not in ("changed", "hrl"):
+            replica: Any = self.far
+            sources.remember(replica, origin.rested(), found.done.generation, time.time_ns())
+
+    def close(self) -> None:
+        chosen, self.chosen = self.chosen, None
+        if chosen is not None and chosen.ours:
+            chosen.tracker.close()
+
+
+class _Cycle:
+    """Attempts until one ends well."""
+
+    def __init__(
+        self, remote: url.Remote, home: Home, sender: Sender, link: Link, cancel: Callable[[], bool] | None
+    ) -> None:
+        self.remote, self.home, self.sender, self.link, self.cancel = remote, home, sender, link, cancel
+        self._first: Connection | None = None
+
+    def run(self) -> Sending:
+        retries = RETRIES if self.link.retries is None else self.link.retries
+        if self.link.retries is None:
+            self._first = self._connect()
+        sent = self.link.sent
+        return retry.run(
+            self._attempt, sleep=time.sleep, cancel=self.cancel or (lambda: False), say=self._say,
+            told=self.link.delays, attempts=retries + 1, progressed=lambda: sent.bytes - sent.again,
+        )  # fmt: skip
+
+    def _say(self, error: errors.Error, seconds: float) -> None:
+        self.link.notify(f"{error}; tried again in {seconds:g} s")
+
+    def _connect(self) -> Connection:
+        connection = dial.connect(self.remote, self.home)
+        connection.limiter = self.link.pace
+        return connection
+
+    def _attempt(self) -> Sending:
+        connection, self._first = self._first or self._connect(), None
+        with connection, cancelling(connection, self.cancel):
+            for left in reversed(range(_READS)):
+                try:
+                    return self._patient(connection)
+                except errors.SourceChanged:
+                    if not left:
+                        raise
+        raise AssertionError
+
+    def _patient(self, connection: Connection) -> Sending:
+        """The agent may not have noticed yet that an attempt of ours has ended."""
+        ours = _OURS_SECONDS if self.link.sent.attempts else 0.0
+        return patiently(lambda: self.sender.run(connection), seconds=ours, check=self.sender.monitor.check)
 
 
 def refuse(**given: object) -> None:
@@ -78,12 +207,16 @@ def refuse(**given: object) -> None:
             raise errors.Usage(f"{name.replace('_', '-')} is not for a replica on another host")
 
 
-def _result(sent: Sending, origin: Source, began: float) -> Replicated:
-    done, tally = sent.done, sent.tally
+def _result(found: Sending, size: int, began: float, asking: _Asking, sent: Sent) -> Replicated:
+    done, tally, chosen = found.done, found.tally, asking.chosen
+    warnings = [*found.warnings, *(asking.far.warnings if asking.far else [])]
+    over, again, attempts = sent.bytes, sent.again, sent.attempts
+    sent.begin()
     return Replicated(
-        done.kind, done.generation, str(done.generation), sent.tracker, origin.image.size, tally.read_bytes,
-        tally.changed_bytes, tally.sent_bytes, time.monotonic() - began, done.history,
-        why="the replica is another host's",
+        done.kind, done.generation, str(done.generation), found.tracker, size, tally.read_bytes, tally.changed_bytes,
+        tally.sent_bytes, time.monotonic() - began, done.history, 0, warnings, chosen.why if chosen else "",
+        found.marked is None, found.sampled, found.caught(), found.stall_seconds, found.application, found.kept_bytes,
+        over, again, attempts,
     )  # fmt: skip
 
 

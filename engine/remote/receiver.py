@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import datetime
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from secondsite.engine.progress import Monitor
 from secondsite.engine.remote import arrival, protocol, spool, talk
 from secondsite.engine.remote.calls import Call
 from secondsite.engine.remote.meter import Counts
+from secondsite.engine.remote.patience import patiently
 from secondsite.engine.replica.container import check_format, check_size
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.identity import Identity
@@ -54,12 +56,17 @@ class Receiver:
         Busy for a second sender. What was spooled stays for the next attempt.
         """
         replica = self._replica(begin, call.peer)
-        with replica.writing():
-            origin: Any = _Origin(begin.source, begin.source_format)
-            replication.admit(
-                replica, origin, begin.block_size, begin.head, begin.epoch, begin.accept_source
-            )
-            return self._transfer(call, begin, replica)
+        with ExitStack() as stack:
+            stack.enter_context(_alone(replica))
+            with replica.writing():
+                origin: Any = _Origin(begin.source, begin.source_format)
+                replication.admit(
+                    replica, origin, begin.block_size, begin.head, begin.epoch, begin.accept_source
+                )
+                session = self._open(call, begin, replica, stack)
+            with replica.reading():  # who reads is not kept waiting by a slow link
+                said = session.receive()
+            return session.conclude(said)
 
     def _replica(self, begin: talk.Begin, peer: str) -> Replica:
         layout_size = begin.block_size or units.DEFAULT_BLOCK_SIZE
@@ -77,7 +84,7 @@ class Receiver:
         )  # fmt: skip
         return Replica.create(self.root, self.files, made, probe=self.options.history != "undo")
 
-    def _transfer(self, call: Call, begin: talk.Begin, replica: Replica) -> Point | None:
+    def _open(self, call: Call, begin: talk.Begin, replica: Replica, stack: ExitStack) -> _Session:
         old, identity = replica.newest(), replica.identity
         attempts.refuse_damage(replica, old, self.options)
         if begin.size > units.MAX_BLOCKS * identity.block_size:
@@ -92,15 +99,25 @@ class Receiver:
             old.generation if old else 0, old.seal if old else "", identity.block_size, identity.epoch, begin.size,
             begin.source,
         )  # fmt: skip
-        with Mending(replica, old, False, self.options.workers, Monitor(), lazily=True) as mending:
-            held = arrival.of(
-                replica, token, old.virtual_bytes if old else 0, lambda taken: call.send(talk.Answered(taken)),
-                first=old is None,
-            )  # fmt: skip
-            try:
-                return _Session(self, call, replica, mending, held).run()
-            finally:
-                held.close()
+        mending = stack.enter_context(Mending(replica, old, False, self.options.workers, Monitor(), lazily=True))
+        held = arrival.of(
+            replica, token, old.virtual_bytes if old else 0, lambda taken: call.send(talk.Answered(taken)),
+            first=old is None,
+        )  # fmt: skip
+        stack.callback(held.close)
+        return _Session(self, call, replica, mending, held)
+
+
+@contextlib.contextmanager
+def _alone(replica: Replica) -> Iterator[None]:
+    """One sender a replica, also while readers have it."""
+    lock = replica.files.lock(f"{replica.layout.root}/incoming.lock", exclusive=True)
+    if lock is None:
+        raise errors.Busy("is busy: another host sends to it; try again later", path=replica.layout.root)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class _Session:
@@ -111,9 +128,10 @@ class _Session:
     ) -> None:
         self.options, self.call, self.replica = receiver.options, call, replica
         self.mending, self.held = mending, held
-        self.stopping, self.counts = receiver.stopping, receiver.counts
+        self.stopping, self.counts, self._began = receiver.stopping, receiver.counts, time.monotonic()
 
-    def run(self) -> Point | None:
+    def receive(self) -> talk.Finish:
+        """Until the source says that all is there."""
         old, identity, call = self.mending.old, self.replica.identity, self.call
         call.send(talk.State(
             replica_id=identity.replica_id, block_size=identity.block_size, seed=identity.seed,
@@ -121,16 +139,15 @@ class _Session:
             virtual_bytes=old.virtual_bytes if old else 0, seal=old.seal if old else "",
             spool_bytes=self.held.taken, spool_frames=len(self.held.offsets),
         ))  # fmt: skip
-        began = time.monotonic()
+        self._began = time.monotonic()
         self.counts.begun(self.held.taken)
         try:
             while True:
                 message = call.receive()
                 said = talk.from_source(message.control, call.peer)
                 if isinstance(said, talk.Finish):
-                    point = self._finish(said)
-                    self.counts.done(time.monotonic() - began)
-                    return point
+                    self.held.flush()
+                    return said
                 if isinstance(said, talk.Ask):
                     self._answer(said)
                 else:
@@ -173,9 +190,19 @@ class _Session:
         found = held.read(page * PAGE_BLOCKS, count)
         return bytes(found) if found is not None else bytes(16 * count)
 
+    def conclude(self, said: talk.Finish) -> Point | None:
+        """Apply what came, as the replica's writer. Raises Busy where readers do not let go of it in a minute."""
+        with ExitStack() as stack:
+            patiently(lambda: stack.enter_context(self.replica.writing()))
+            newest, old = self.replica.newest(), self.mending.old
+            if (newest.generation, newest.seal) != (old.generation, old.seal) if newest and old else newest is not old:
+                raise errors.Busy("another cycle came in between", path=self.replica.layout.root)
+            point = self._finish(said)
+            self.counts.done(time.monotonic() - self._began)
+            return point
+
     def _finish(self, said: talk.Finish) -> Point | None:
         old, size = self.mending.old, self.held.token.size
-        self.held.flush()
         if not self.held.offsets and old is not None and old.virtual_bytes == size:
             if said.seal != old.seal:
                 raise errors.Damaged("nothing was sent, and yet it ends with another seal", path=self.call.peer)

@@ -32,8 +32,8 @@ def run(
     progressed: Callable[[], object] = lambda: None,
 ) -> T:
     """`attempt` until it succeeds, raises what another attempt would not mend (authentication, a broken chain, a rule
-    that forbids it), was made `attempts` times, or `cancel` says so. An attempt that got further, which is one after
-    which `progressed` returns another value, begins the delays anew. `say` is told before each wait.
+    that forbids it), was made `attempts` times in a row, or `cancel` says so. An attempt that got further, which is one
+    after which `progressed` returns another value, begins delays and count anew. `say` is told before each wait.
     """
     waits, before, made = delays(told), progressed(), 0
     while True:
@@ -41,11 +41,11 @@ def run(
         try:
             return attempt()
         except errors.Error as error:
-            if not error.retryable or (attempts is not None and made >= attempts):
-                raise
             now = progressed()
             if now != before:
-                waits, before = delays(told), now
+                waits, before, made = delays(told), now, 1
+            if not error.retryable or (attempts is not None and made >= attempts):
+                raise
             seconds = next(waits)
             say(error, seconds)
         _wait(seconds, sleep, cancel)
@@ -58,3 +58,14 @@ def _wait(seconds: float, sleep: Callable[[float], None], cancel: Callable[[], b
         step = min(seconds, _LOOK_SECONDS)
         sleep(step)
         seconds -= step
+
+
+def parse_delays(text: str) -> tuple[float, ...]:
+    """Seconds, separated by commas. Raises Usage."""
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or len(found) > 100 or not all(0 <= seconds <= 86400 for seconds in found):
+        raise errors.Usage(f"{text!r} are no delays; some are `60,120,1800`, in seconds up to a day")
+    return found

@@ -36,7 +36,16 @@ if TYPE_CHECKING:
     help="How undo deltas are packed: auto, none, lz4 or zstd[:LEVEL].",
 )  # fmt: skip
 @click.option("--keep", type=int, metavar="N", help="Afterwards keep the newest N points, the latest included.")
-@click.option("--limit", type=SIZE, help="Write at most so many bytes a second.")
+@click.option("--limit", type=SIZE, help="Write, or send to another host, at most so many bytes a second.")
+@click.option(
+    "--schedule", metavar="RULES",
+    help="Rates by days and hours, `mon-fri 08:00-18:00 10M; 22:00-06:00 none`; @FILE is read again when it changes. "
+    "For a replica on another host, as the next two.",
+)  # fmt: skip
+@click.option("--retries", type=click.IntRange(0), metavar="N", help="Try again so often.  [default: 5 after a cut]")
+@click.option(
+    "--retry-delays", metavar="SECONDS,…", help="Before each of them.  [default: 60,120,240,480,600, then 1800]"
+)
 @click.option("--epoch", type=int, metavar="N", help="Refuse where the replica has seen a higher epoch (failover).")
 @click.option("--source-id", metavar="NAME", help="Know the source by this name instead of its path.")
 @click.option("--accept-source", is_flag=True, help="Let this image take the place of the recorded source.")
@@ -75,7 +84,7 @@ if TYPE_CHECKING:
 @json_option
 def command(
     sources: tuple[str, ...], replica: str, hrl: bool, as_json: bool, threads: int | None, every: float | None,
-    **options: Any,
+    retries: int | None, retry_delays: str | None, **options: Any,
 ) -> None:
     """Bring the replica in the folder REPLICA up to date with the disk image SOURCE.
 
@@ -97,6 +106,7 @@ def command(
     """
     if not hrl and len(sources) != 1:
         raise click.UsageError("one SOURCE and one REPLICA were expected")
+    options["link"] = _link(replica, retries, retry_delays)
     if every is not None:
         if hrl:
             raise click.UsageError("--watch means nothing with --hrl")
@@ -118,11 +128,25 @@ def command(
         click.echo(follow(done))
 
 
+def _link(replica: str, retries: int | None, delays: str | None) -> Any:
+    """How to get over to another host; None for a folder. Raises Usage."""
+    from secondsite.engine.remote import url
+
+    if not url.is_remote(replica):
+        if retries is not None or delays is not None:
+            raise click.UsageError("--retries and --retry-delays are for a replica on another host")
+        return None
+    from secondsite.engine.remote import outbound, retry
+
+    told = retry.DELAYS if delays is None else retry.parse_delays(delays)
+    return outbound.Link(retries, told, notify=lambda line: output.warn([line]))
+
+
 def _for_logs(options: dict[str, Any]) -> dict[str, Any]:
     """The options that mean something where the source is a chain of logs; any other that was given is an error."""
     kept = {name: options[name] for name in ("codec", "keep", "limit", "epoch", "history")}
     context = click.get_current_context()
-    for name in options:
+    for name in options.keys() - {"link"}:
         if name not in kept and context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
             raise click.UsageError(f"--{name.replace('_', '-')} means nothing with --hrl")
     return kept
@@ -135,7 +159,9 @@ def describe(done: Replicated) -> str:
     read = f"read {format_size(done.read_bytes)} in {done.seconds:.2f} s ({speed})"
     changed = f"{format_size(done.changed_bytes)} changed"
     pruned = f", {done.pruned} old point{'s' * (done.pruned != 1)} dropped" if done.pruned else ""
-    return f"{head}; {changed}; {read}{pruned}"
+    over = f"; {format_size(done.over_bytes)} went over" if done.over_bytes else ""
+    again = f", {format_size(done.again_bytes)} of them twice" if done.again_bytes else ""
+    return f"{head}; {changed}; {read}{over}{again}{pruned}"
 
 
 def follow(done: Replicated) -> str:

@@ -49,7 +49,7 @@ def test_progress_begins_the_delays_anew_and_attempts_are_bounded() -> None:
     with pytest.raises(errors.Unreachable):
         retry.run(attempt, sleep=lambda s: None, attempts=6, say=lambda e, s: told.append(s),
                   progressed=lambda: state["sent"])  # fmt: skip
-    assert told == [60, 120, 240, 60, 120]
+    assert told == [60, 120, 240, 60, 120, 240, 480, 600]
 
 
 def test_a_wait_is_cancelled() -> None:

@@ -18,7 +18,8 @@ from secondsite.engine.remote import protocol, talk
 from secondsite.engine.remote.connection import Connection
 from secondsite.engine.remote.mapcache import MapCache
 from secondsite.engine.remote.receiver import Receiver
-from secondsite.engine.remote.sender import Sender, Sending, Sent
+from secondsite.engine.remote.sender import Sender, Sending
+from secondsite.engine.remote.tally import Sent
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.point import Point
 from secondsite.engine.restoration import restore
@@ -102,8 +103,8 @@ class Pair:
             try:
                 with Connection(proxy.near, "replica", client=True, idle=10) as connection:
                     sender = Sender(
-                        origin, tracker or ScanTracker(origin), begin, MapCache("/state", self.state), codec=codec,
-                        workers=workers, sent=sent,
+                        origin, lambda state: tracker or ScanTracker(origin), begin, MapCache("/state", self.state),
+                        codec=codec, workers=workers, sent=sent,
                     )  # fmt: skip
                     return sender.run(connection)
             finally:

@@ -1,0 +1,83 @@
+"""What a scan gives goes over: packed, in messages, and never more ahead of what is durable there than a window."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+from secondsite.engine.batch import Batch
+from secondsite.engine.blockmap import BlockMap
+from secondsite.engine.delta.writer import FrameBuffer
+from secondsite.engine.remote import protocol, talk
+from secondsite.engine.remote.calls import Call
+from secondsite.engine.remote.compression import LADDER, Choice
+from secondsite.engine.remote.connection import WINDOW
+from secondsite.engine.remote.tally import Sent
+from secondsite.engine.units import MIB
+
+# A frame has a quarter of this, or a little more.
+_MESSAGE_BYTES = MIB
+
+
+class Outlet:
+    """A scan's sink: frames go to the replica, hashes into the map that it will have."""
+
+    def __init__(
+        self, call: Call, state: talk.State, held: BlockMap, codec: tuple[int, int] | None, sent: Sent, workers: int
+    ) -> None:
+        self.call, self.held, self.sent = call, held, sent
+        self.tag = int.from_bytes(state.replica_id[:8], "little")
+        self.codec, self.bytes = codec, 0
+        self.position = self.durable = state.spool_bytes
+        self.choice = Choice(workers) if codec is None else None
+        self._buffers: dict[tuple[int, int], FrameBuffer] = {}
+        self._lock = threading.Lock()
+
+    def _pack(self, batch: Batch, worker: int) -> FrameBuffer:
+        step = self.choice.next() if self.choice is not None else 0
+        if (worker, step) not in self._buffers:
+            self._buffers[worker, step] = FrameBuffer(*(self.codec or LADDER[step]))
+        buffer = self._buffers[worker, step]
+        began = time.perf_counter()
+        buffer.encode(batch, self.tag)
+        if self.choice is not None:
+            self.choice.packed(step, batch.used, buffer.used, time.perf_counter() - began)
+        return buffer
+
+    def _hear(self) -> None:
+        """What is durable there by now; what is not yet is at most a window, since all of it may be lost."""
+        while True:
+            late = self.position - self.durable > WINDOW
+            message = self.call.receive() if late else self.call.poll()
+            if message is None:
+                return
+            said = talk.from_replica(message.control, self.call.peer)
+            if not isinstance(said, talk.Answered) or not self.durable <= said.durable <= self.position:
+                raise protocol.Garbled("an answer to nothing", path=self.call.peer)
+            self.durable = said.durable
+
+    def put(self, batch: Batch, worker: int) -> None:
+        """Pack outside the lock, send inside: frames of one call go one after the other."""
+        buffer = self._pack(batch, worker)
+        with self._lock:
+            began = time.perf_counter()
+            for start, end in _parts(buffer):
+                self.call.send(talk.Frames(), buffer.data[start:end], checked=True)
+                self.sent.add(end - start)
+                self.bytes += end - start
+                self.position += end - start
+            if self.choice is not None:
+                self.choice.sent(buffer.used, time.perf_counter() - began)
+            self._hear()
+        self.held.store(batch.blocks, batch.hashes, batch.count)
+
+
+def _parts(buffer: FrameBuffer) -> Iterator[tuple[int, int]]:
+    """The frames of a batch in messages of about a MiB: where they begin and end."""
+    start = 0
+    for frame in range(1, buffer.frames + 1):
+        end = buffer.table[3 * frame + 2] if frame < buffer.frames else buffer.used
+        if frame == buffer.frames or end - start >= _MESSAGE_BYTES:
+            yield start, end
+            start = end

@@ -1,0 +1,46 @@
+"""What stands for a far replica where trackers ask for one: its name and block size, and a folder for notes on it.
+
+The notes are advice, as a replica's own are: losing them costs a scan.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from secondsite.engine import errors
+from secondsite.engine.files import LocalFiles
+from secondsite.engine.remote import talk
+from secondsite.engine.replica.layout import Layout
+
+
+@dataclass(frozen=True)
+class _Named:
+    replica_id: bytes
+    block_size: int
+
+
+@dataclass(frozen=True)
+class _Size:
+    virtual_bytes: int
+
+
+class Far:
+    """Of the replica that an agent described as `state`; `folder` is where this host keeps what it knows of it."""
+
+    def __init__(self, state: talk.State, folder: Path) -> None:
+        self.state, self.files, self.warnings = state, LocalFiles(), list[str]()
+        self.identity = _Named(state.replica_id, state.block_size)
+        self.layout = Layout(str(folder / state.replica_id.hex()))
+        self.files.mkdir(self.layout.root)
+
+    def point(self, generation: int) -> Any:
+        """The newest point, of which only the size is known."""
+        if generation != self.state.generation:
+            raise errors.Refused(f"point {generation} is not the newest", path=self.layout.root)
+        return _Size(self.state.virtual_bytes)
+
+    def warn(self, text: str) -> None:
+        """Told with the cycle's result."""
+        self.warnings.append(text)

@@ -1,0 +1,32 @@
+"""What all attempts of one cycle sent, for the figure of bytes that went over twice (P14)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Sent:
+    """What all attempts of one cycle sent, in bytes of frames; `again`: lost on the way and sent another time."""
+
+    frames: int = 0
+    bytes: int = 0
+    again: int = 0
+    attempts: int = 0
+    _spooled: int = field(default=0, repr=False)
+
+    def resumed(self, spooled: int) -> None:
+        """The replica has so many bytes in its spool at the beginning of an attempt."""
+        if self.attempts:
+            self.again += max(self._spooled - spooled, 0)
+        self.attempts += 1
+        self._spooled = spooled
+
+    def add(self, count: int) -> None:
+        self.frames += 1
+        self.bytes += count
+        self._spooled += count
+
+    def begin(self) -> None:
+        """Another cycle: nothing was sent."""
+        self.frames = self.bytes = self.again = self.attempts = self._spooled = 0
