@@ -16,6 +16,7 @@ from tcpproxy import TcpProxy, Trouble
 from secondsite import engine
 from secondsite.engine import errors
 from secondsite.engine.remote import agents, retry
+from secondsite.engine.remote.connection import Connection
 from secondsite.engine.remote.outbound import Link
 from secondsite.engine.units import KIB, MIB
 
@@ -119,9 +120,8 @@ def test_a_link_that_breaks_again_and_again(there: Site, disk: Path, kind: str) 
 def test_a_link_that_stalls_is_given_up_and_taken_up(
     there: Site, disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("secondsite.engine.remote.connection.Connection.__init__.__kwdefaults__", {
-        "software": "secondsite", "heartbeat": 0.3, "idle": 1.5, "window": 16 * MIB,
-    })  # fmt: skip
+    told = {**(Connection.__init__.__kwdefaults__ or {}), "heartbeat": 0.3, "idle": 1.5}
+    monkeypatch.setattr(Connection.__init__, "__kwdefaults__", told)
     state = there.host()
     proxy = TcpProxy(there.port, [Trouble("stall", 2 * MIB, 60)])
     try:
