@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         registration_key,
         revoke,
     )
+    from secondsite.engine.remote.outbound import Link
     from secondsite.engine.replication import replicate, replicate_logs
     from secondsite.engine.restoration import restore
     from secondsite.engine.results import (
@@ -66,6 +67,7 @@ _HOME = {
     "open_image": "images",
     "info": "inspection",
     "points": "inspection",
+    "Link": "remote.outbound",
     "open_point": "maintain",
     "prune": "maintain",
     "raise_epoch": "maintain",
@@ -109,7 +111,8 @@ _HOME = {
 }
 
 __all__ = [
-    "AgentAt", "Converted", "Error", "Extent", "Finding", "HostIdentity", "Image", "ImageInfo", "MapExtent",
+    "AgentAt", "Converted", "Error", "Extent", "Finding", "HostIdentity", "Image", "ImageInfo", "Link",
+    "MapExtent",
     "PairedHost", "PointInfo", "Progress", "Qemu", "RawImage", "ReplicaInfo", "Replicated", "Restored", "Serving",
     "Status", "Tracking", "Verified", "agent", "check_image", "convert", "create_vhdx", "export_hrl", "host_identity",
     "image_map", "info", "init_identity", "open_image", "open_point", "pair", "peers", "points", "prune",

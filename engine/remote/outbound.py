@@ -56,6 +56,11 @@ class Link:
     notify: Callable[[str], None] = lambda line: None
     sent: Sent = field(default_factory=Sent)
 
+    @classmethod
+    def of(cls, retries: int | None, delays: str | None, *, notify: Callable[[str], None]) -> Link:
+        """With delays as a user writes them, `60,120`. Raises Usage."""
+        return cls(retries, retry.DELAYS if delays is None else retry.parse_delays(delays), notify=notify)
+
 
 RETRIES = 5
 

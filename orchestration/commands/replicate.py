@@ -130,16 +130,11 @@ def command(
 
 def _link(replica: str, retries: int | None, delays: str | None) -> Any:
     """How to get over to another host; None for a folder. Raises Usage."""
-    from secondsite.engine.remote import url
-
-    if not url.is_remote(replica):
+    if not replica.startswith("secondsite://"):
         if retries is not None or delays is not None:
             raise click.UsageError("--retries and --retry-delays are for a replica on another host")
         return None
-    from secondsite.engine.remote import outbound, retry
-
-    told = retry.DELAYS if delays is None else retry.parse_delays(delays)
-    return outbound.Link(retries, told, notify=lambda line: output.warn([line]))
+    return engine.Link.of(retries, delays, notify=lambda line: output.warn([line]))
 
 
 def _for_logs(options: dict[str, Any]) -> dict[str, Any]:
