@@ -104,7 +104,7 @@ def replicate(
 
         check_count(distrust)
         outbound.refuse(keep=keep, resync=resync, trust_mtime=trust_mtime, history=history != "auto")
-        route = link or outbound.Link()
+        route = link or outbound.Link(retries=0)
         if limit is not None or schedule is not None:
             route = dataclasses.replace(route, pace=pace.throttle(limit, schedule))
         return outbound.replicate(
