@@ -325,7 +325,7 @@ def test_fifty_replicas_come_in_at_once_within_memory_and_fairly(tmp_path: Path)
             thread.start()
         for thread in threads:
             thread.join(100)
-        assert not wrong and len(took) == count
+        assert not wrong and len(took) == count, [line for line in agent.said if not line.startswith("info")]
         status = Path(f"/proc/{agent.process.pid}/status").read_text()
         match = re.search(r"VmHWM:\s+(\d+) kB", status)
         assert match is not None and int(match[1]) << 10 < (64 + 32 * count) * MIB
