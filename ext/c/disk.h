@@ -16,6 +16,7 @@ typedef struct ss_disk {
     int read_only;
     uint32_t frozen; /* not 0: the view of that cut of `changes` */
     int once;        /* what was read of that view is not asked for again, and need not be copied any more */
+    int running; /* requests that are being waited for, of all connections */
     ss_changes *changes;
 } ss_disk;
 

@@ -295,7 +295,10 @@ static void take_lead(ss_conn *c)
 
 static void wait_for(worker *w, const request *r)
 {
-    give_lead(w);
+    ss_disk *d = w->conn->disk;
+    int alone = __atomic_fetch_add(&d->running, 1, __ATOMIC_RELAXED) >= SS_FUNCTIONS && d->fd < 0;
+    if (!alone)
+        give_lead(w);
     if (r->command == READ)
         slow_read(w, r);
     else if (r->command == BLOCK_STATUS)
@@ -307,7 +310,9 @@ static void wait_for(worker *w, const request *r)
         w->buffer = NULL;
         w->room = 0;
     }
-    take_lead(w->conn);
+    __atomic_fetch_sub(&d->running, 1, __ATOMIC_RELAXED);
+    if (!alone)
+        take_lead(w->conn);
 }
 
 /* One request, by the thread that leads; nonzero where the connection is over. */

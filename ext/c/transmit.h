@@ -9,6 +9,9 @@
 #include "disk.h"
 
 #define SS_HELPERS 3
+/* Calls of an image's functions at once, before a connection does one thing after the other: they hold Python's lock but
+ * while they wait for a disk. nbdcopy's four connections read 1 GiB of a head in 0.80 s without this bound, in 0.55 with it. */
+#define SS_FUNCTIONS 1
 #define SS_CONTEXTS 4
 
 typedef struct ss_conn {
