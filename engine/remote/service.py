@@ -11,6 +11,8 @@ import logging
 import socket
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 from secondsite.engine import errors
 from secondsite.engine.remote import access, identity, metrics, pairing, tls, url
@@ -49,6 +51,7 @@ class Agent:
         self.book.now()  # one that cannot be read is told now, not to the first peer
         self.lobby, self.meter = Lobby(), Meter()
         self._sessions: set[Session] = set()
+        self._places: list[str] = []  # the pins of who has shown a key, from then to its end
         self._lock = threading.Lock()
         self._done = threading.Event()
         self._listeners: list[tuple[socket.socket, threading.Thread]] = []
@@ -101,7 +104,7 @@ class Agent:
 
     def _strangers(self) -> int:
         with self._lock:
-            return len(self._visitors) - len(self._sessions)
+            return len(self._visitors) - len(self._places)
 
     def _visit(self, sock: socket.socket, peer: str) -> None:
         try:
@@ -117,18 +120,29 @@ class Agent:
                 self._visitors.discard(threading.current_thread())
 
     def _welcome(self, sock: socket.socket, peer: str) -> None:
-        with self.lobby.guest(sock):
+        with ExitStack() as stack:
+            connection, pin, name = self._meet(sock, peer, stack)
+            if pin:
+                self._serve(Session(connection, pin, name, self.book.now, self.root, self.meter))
+
+    def _meet(self, sock: socket.socket, peer: str, stack: ExitStack) -> tuple[Connection, str, str]:
+        """Until it is known who is there, whose place then is on `stack`; a stranger's only request is answered."""
+        with self.lobby.guest(sock) as trust:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             book = self.book.now()
             known = {pin: one.certificate for pin, one in book.peers.items()}
             pairs = any(key.ends > time.time() for key in book.keys)
             secure, pin = tls.shake(sock, self.identity, known, peer, server=True, strangers=pairs)
             name = book.peers[pin].name if pin else "somebody"
+            room = bool(pin) and stack.enter_context(self._place(pin))
+            if room:
+                trust()
             connection = Connection(secure, f"{name} ({peer})", client=False, most=MOST_WAITING)
             if not pin:
                 self._pair(connection)
-                return
-        self._serve(Session(connection, pin, name, self.book.now, self.root, self.meter))
+            elif not room:
+                _turn_away(connection)
+        return connection, pin, name
 
     def _pair(self, connection: Connection) -> None:
         """A stranger's one request, in the time that strangers have."""
@@ -144,15 +158,28 @@ class Agent:
 
     # -- who is paired -------------------------------------------------------------------------------------------
 
+    @contextmanager
+    def _place(self, pin: str) -> Iterator[bool]:
+        """Is there one for this peer? Then it has it, while the context is open."""
+        with self._lock:
+            room = len(self._places) < MAX_CONNECTIONS and self._places.count(pin) < MAX_OF_ONE
+            if room:
+                self._places.append(pin)
+        try:
+            yield room
+        finally:
+            if room:
+                with self._lock:
+                    self._places.remove(pin)
+
     def _serve(self, session: Session) -> None:
         with self._lock:
-            same = sum(other.pin == session.pin for other in self._sessions)
-            crowded = len(self._sessions) >= MAX_CONNECTIONS or same >= MAX_OF_ONE or self._done.is_set()
-            if not crowded:
+            over = self._done.is_set()
+            if not over:
                 self._sessions.add(session)
-        if crowded:
+        if over:
             session.connection.join()
-            raise errors.Busy(f"{same} connections of it are open already", path=session.connection.peer)
+            raise errors.Unreachable("came while the agent was being stopped", path=session.connection.peer)
         log.info("connected", extra={"peer": session.name})
         try:
             session.run()
@@ -216,3 +243,12 @@ class Agent:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+
+def _turn_away(connection: Connection) -> None:
+    """Who may come in finds no place: its first request is answered with that. Raises Busy."""
+    with connection:
+        call = connection.accept(pairing.ANSWER_SECONDS)
+        why = errors.Busy("the agent has as many connections open as it takes; try again later")
+        if call is not None:
+            call.fail(why)
+        raise why

@@ -143,7 +143,7 @@ def test_one_peer_leaves_room_for_others(there: Site, monkeypatch: pytest.Monkey
     monkeypatch.setattr(service, "MAX_OF_ONE", 2)
     greedy, other = there.host("greedy", "disk", allow="read"), there.host("other", "disk", allow="read")
     held = [there.connect(greedy) for _ in range(2)]
-    with there.connect(greedy) as third, pytest.raises(errors.Unreachable):
+    with there.connect(greedy) as third, pytest.raises(errors.Busy, match="try again later"):
         third.ask("look", q.Look("disk", ""), q.Seen)
     with there.connect(other) as fine:
         assert fine.ask("look", q.Look("disk", ""), q.Seen).exists
