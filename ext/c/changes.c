@@ -281,14 +281,15 @@ int ss_cut_read(ss_changes *c, uint32_t serial, uint64_t offset, uint8_t *data, 
 
 void ss_cut_release(ss_changes *c, uint32_t serial, uint64_t offset, uint64_t length)
 {
-    if (!is_open(c, serial))
-        return;
     /* Whole granules only: the rest of one may not have been read. */
     uint64_t first = (offset + ((uint64_t)1 << c->shift) - 1) >> c->shift, end = (offset + length) >> c->shift;
     if (offset + length == c->size)
         end = c->granules;
-    if (first < end)
+    /* With the gate, which cuts and ends take alone: a late reader must not let go of what the next cut wants. */
+    pthread_rwlock_rdlock(&c->gate);
+    if (first < end && is_open(c, serial))
         set_bits(c->released, first, end);
+    pthread_rwlock_unlock(&c->gate);
 }
 
 /* -- what survives a crash --------------------------------------------------------------------------------------- */
