@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import random
 import socket
+import time
 
 from secondsite.engine import errors
 from secondsite.engine.remote import agents, identity, tls, url
 from secondsite.engine.remote.connection import Connection
 from secondsite.engine.remote.home import Home
+from secondsite.engine.remote.wire import Closed
 
 CONNECT_SECONDS = 15.0
+# An agent that is crowded by strangers cuts the oldest connection that has not shown its key: that is tried again soon.
+_TRIES = 4
+_PAUSE_SECONDS = 0.5
+_SOON_SECONDS = 30.0
 
 
 def connect(remote: url.Remote, home: Home) -> Connection:
@@ -18,8 +25,19 @@ def connect(remote: url.Remote, home: Home) -> Connection:
     """
     ours, peer = identity.load(home.identity), url.address(remote.host, remote.port)
     pinned = agents.find(home.agents, remote.host, remote.port)
-    secure, _ = tls.shake(reach(remote.host, remote.port), ours, pinned, peer, server=False)
-    return Connection(secure, peer, client=True)
+    for left in reversed(range(_TRIES)):
+        began = time.monotonic()
+        try:
+            secure, _ = tls.shake(reach(remote.host, remote.port), ours, pinned, peer, server=False)
+            return Connection(secure, peer, client=True)
+        except (tls.Cut, Closed) as error:
+            if time.monotonic() - began > _SOON_SECONDS:  # nobody cut it: the network or the agent is lost
+                raise
+            if not left:
+                told = f"{error.message}, {_TRIES} times: it is crowded, or being stopped; try again later"
+                raise errors.Unreachable(told, path=peer) from None
+        time.sleep(_PAUSE_SECONDS * (_TRIES - left) * random.uniform(0.5, 1.5))
+    raise AssertionError
 
 
 def reach(host: str, port: int) -> socket.socket:

@@ -21,6 +21,10 @@ class Untrusted(errors.Refused):
     """The other side is not who it is to be, or does not take us. Trying again changes nothing."""
 
 
+class Cut(errors.Unreachable):
+    """The other side went away in the handshake, without a word about it."""
+
+
 def context(
     identity: ids.Identity, peers: Mapping[str, str], *, server: bool, strangers: bool = False
 ) -> ssl.SSLContext:
@@ -120,6 +124,8 @@ def refusal(error: OSError, peer: str) -> errors.Error:
         return Untrusted("does not take this host's certificate: it is not paired, revoked or expired", path=peer)
     if isinstance(error, TimeoutError):
         return errors.Unreachable("does not finish the TLS handshake", path=peer)
+    if isinstance(error, ssl.SSLEOFError | ConnectionError):
+        return Cut("the connection ended in the TLS handshake", path=peer)
     if isinstance(error, ssl.SSLError):
         return errors.Unreachable(f"TLS fails: {reason or error}", path=peer)
     return errors.from_os(error, peer, "connect")

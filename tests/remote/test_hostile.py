@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from hosting import Site, site, soon
 
 from secondsite import engine
 from secondsite.engine import errors
-from secondsite.engine.remote import access, operations, protocol, service, talk
+from secondsite.engine.remote import access, agents, dial, identity, operations, protocol, service, talk, tls
 from secondsite.engine.remote import questions as q
 from secondsite.engine.remote.connection import Connection
+from secondsite.engine.remote.home import Home
 
 pytestmark = pytest.mark.timeout(60)
 MIB = 1 << 20
@@ -149,6 +151,42 @@ def test_one_peer_leaves_room_for_others(there: Site, monkeypatch: pytest.Monkey
         assert fine.ask("look", q.Look("disk", ""), q.Seen).exists
     for connection in held:
         connection.join()
+
+
+def test_who_has_shown_a_key_is_not_cut_for_a_crowd_or_a_slow_hello(there: Site) -> None:
+    there.agent.lobby.places, there.agent.lobby.seconds = 2, 0.2
+    home = Home.of(there.host("slow", "disk", allow="read"))
+    pinned = agents.find(home.agents, "127.0.0.1", there.port)
+    ours = identity.load(home.identity)
+    secure, _ = tls.shake(dial.reach("127.0.0.1", there.port), ours, pinned, "agent", server=False)
+    assert soon(lambda: bool(there.agent.lobby._known))
+    flood = [socket.create_connection(("127.0.0.1", there.port), 10) for _ in range(8)]
+    time.sleep(1.2)  # the lobby was swept
+    with Connection(secure, "agent", client=True) as connection:
+        assert connection.ask("look", q.Look("disk", ""), q.Seen).exists
+    for sock in flood:
+        sock.close()
+    assert soon(lambda: not there.agent._places and not there.agent.lobby._known)
+
+
+def test_a_connection_that_a_crowd_cost_is_made_again(there: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    state, cut = there.host("r", "disk", allow="read"), [2]
+    monkeypatch.setattr(dial, "_PAUSE_SECONDS", 0.05)
+    reach = dial.reach
+
+    def unlucky(host: str, port: int) -> socket.socket:
+        sock = reach(host, port)
+        if cut[0]:
+            cut[0] -= 1
+            sock.shutdown(socket.SHUT_RDWR)  # as the lobby does, seen from here
+        return sock
+
+    monkeypatch.setattr(dial, "reach", unlucky)
+    assert engine.points(there.url(), state=state) and not cut[0]
+    cut[0] = 100
+    with pytest.raises(errors.Unreachable, match="crowded, or being stopped"):
+        engine.points(there.url(), state=state)
+    assert cut[0] > 90
 
 
 def test_a_flood_of_strangers_is_taken_in_measure(there: Site) -> None:
