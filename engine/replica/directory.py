@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,6 +22,9 @@ from secondsite.engine.replica.container import open_container
 from secondsite.engine.replica.identity import Identity
 from secondsite.engine.replica.layout import MAX_GENERATION, Layout, generations, newest, next_generation
 from secondsite.engine.replica.point import Point
+
+# How long a reader waits for a gap between cycles, and how often it looks for one.
+READER_SECONDS, _LOOK_SECONDS = 5.0, 0.003
 
 # What a creation that a crash cut short may leave behind before the replica says what it is.
 _UNBORN = {"lock", "points", "replica.json.tmp", "head.tmp", "head.map.tmp"}
@@ -106,7 +110,9 @@ class Replica:
 
     @contextmanager
     def locked(self, *, exclusive: bool) -> Iterator[None]:
-        """Hold the replica: one writer, or any number of readers. Raises Busy at once where that cannot be."""
+        """Hold the replica: one writer, or any number of readers. Raises Busy where that cannot be: a writer at once,
+        a reader after some seconds, since cycles that follow each other leave only milliseconds in between.
+        """
         lock = self._take(exclusive=exclusive)
         try:
             yield
@@ -115,6 +121,10 @@ class Replica:
 
     def _take(self, *, exclusive: bool) -> Lock:
         lock = self.files.lock(self.layout.lock, exclusive=exclusive)
+        end = time.monotonic() + READER_SECONDS
+        while lock is None and not exclusive and time.monotonic() < end:
+            time.sleep(_LOOK_SECONDS)
+            lock = self.files.lock(self.layout.lock, exclusive=False)
         if lock is None:
             who = "another process reads or writes it" if exclusive else "a cycle is being applied to it"
             raise errors.Busy(f"is busy: {who}; try again later", path=self.layout.root)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -137,7 +139,29 @@ def test_a_lower_epoch_is_refused(lab: Any) -> None:
         lab.cycle(b"w" * 9999, epoch=8)
 
 
-def test_a_second_writer_is_busy_and_so_is_one_beside_a_reader(lab: Any) -> None:
+def test_a_reader_waits_for_a_gap_between_cycles(lab: Any) -> None:
+    """A watcher that is late begins the next cycle as soon as one has ended: who must restore then gets a turn."""
+    lab.cycle(b"x" * 9999)
+    opened, held = lab.open(), threading.Event()
+
+    def cycles() -> None:
+        for _ in range(3):
+            with opened.locked(exclusive=True):
+                held.set()
+                time.sleep(0.2)
+            time.sleep(0.02)
+
+    writer = threading.Thread(target=cycles)
+    writer.start()
+    held.wait()
+    try:
+        assert lab.restore() == b"x" * 9999
+    finally:
+        writer.join()
+
+
+def test_a_second_writer_is_busy_and_so_is_one_beside_a_reader(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secondsite.engine.replica.directory.READER_SECONDS", 0.1)
     lab.cycle(b"x" * 9999)
     opened = lab.open()
     with opened.locked(exclusive=True):
