@@ -102,7 +102,9 @@ class Connection:
         )
 
     def write(self, offset: int, data: bytes | Buffer, *, fua: bool = False) -> None:
-        """Write all of `data`; with `fua` it is durable after."""
+        """Write all of `data`; with `fua` it is durable after. More than PIECE goes in several requests, between which
+        the server may cut.
+        """
         flags = p.CMD_FLAG_FUA if fua else 0
         if self._extended:
             flags |= p.CMD_FLAG_PAYLOAD_LEN

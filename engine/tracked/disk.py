@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from array import array
@@ -216,7 +217,9 @@ class TrackedImage:
     def _note_lost(self) -> str:
         if not self.changes.lost:
             return ""
-        why, held = os.strerror(self.changes.lost), format_size(min(self.changes.area_bytes, self.limit))
+        kept = min(self.changes.area_bytes, self.limit)
+        at_limit = self.changes.lost == errno.ENOSPC and kept == self.limit
+        why, held = "the limit" if at_limit else os.strerror(self.changes.lost), format_size(kept)
         again = "what changed" if self.have else "all of it"
         self.lost = (
             f"the cut was lost: what was overwritten could not be kept in {self.area_folder} ({why}, at {held} of at "

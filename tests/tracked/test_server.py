@@ -206,7 +206,7 @@ def test_a_lost_cut_is_told_by_the_cycle_and_by_the_watch(folder: Path) -> None:
 
         disk.write(0, b"a" * MIB)
         sentence = (
-            rf"disk.raw: the cut was lost: .* could not be kept in {folder} \(No space left on device, at 64.0 KiB of "
+            rf"disk.raw: the cut was lost: .* could not be kept in {folder} \(the limit, at 64.0 KiB of "
             r"at most 64.0 KiB\); the guest's writes go on; resync required: the next cycle reads what changed again"
         )
         with Busy(image) as tracker, pytest.raises(errors.CutLost, match=sentence):
