@@ -68,6 +68,9 @@ def measure(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
         try:
             load = Load(f"nbd+unix:///{disk.name}?socket={socket}", asked, [server.pid, watcher.pid])
             load.run()
+            if watcher.poll() is not None:
+                told = f"the watcher ended by itself with status {watcher.returncode}"
+                raise SystemExit(f"{told}: is there room for its points?")
         finally:
             watcher.terminate()
             watcher.wait(60)
