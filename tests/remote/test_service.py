@@ -256,7 +256,7 @@ def test_garbage_before_tls_is_dropped(there: Site, tmp_path: Path, data: bytes)
             sock.shutdown(socket.SHUT_WR)
             while sock.recv(4096):
                 pass
-        except ConnectionError:
+        except OSError:  # it may have hung up on the first bytes already: reset, or not connected any more
             pass
     assert soon(lambda: len(there.agent.lobby) == 0)
     assert engine.replicate(image(tmp_path), there.url(), state=there.host()).generation == 1
