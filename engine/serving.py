@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from secondsite.engine.images.base import Image
 from secondsite.engine.remote import reach, url
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.steady import SteadyPoint
+from secondsite.engine.workers import looking
 
 if TYPE_CHECKING:
     from secondsite.engine.nbd.export import Export
@@ -108,22 +108,14 @@ def _url(tls: str | None, *, socket: str = "", host: str = "", port: int = 0) ->
     return str(NbdUrl(socket=socket, host=host, port=port or 10809, tls=tls is not None))
 
 
-@contextmanager
-def _following(point: SteadyPoint | FarPoint) -> Iterator[None]:
+def _following(point: SteadyPoint | FarPoint) -> AbstractContextManager[None]:
     """Look after the head now and then, so that what is needed of the replica does not grow with the time served."""
-    done = threading.Event()
 
-    def follow() -> None:
-        while not done.wait(_LOOK_SECONDS):
-            try:
-                point.follow()
-            except errors.Error:
-                return  # each read says it
+    def follow() -> bool:
+        try:
+            point.follow()
+        except errors.Error:
+            return False  # each read says it
+        return True
 
-    thread = threading.Thread(target=follow, name="follow", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+    return looking(_LOOK_SECONDS, follow, "follow")

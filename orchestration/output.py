@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # A bar appears on what takes longer than this; before it, nothing is imported for it.
 PATIENCE_SECONDS = 1.0
+# How soon a program that runs until it is stopped sees a signal.
+_LOOK_SECONDS = 0.1
 
 
 def print_json(value: dict[str, Any]) -> None:
@@ -142,3 +144,14 @@ def stall(seconds: float) -> str:
     if seconds >= 1:
         return f"{seconds:.1f} s"
     return f"{seconds * 1e3:.1f} ms" if seconds >= 0.001 else f"{seconds * 1e6:.0f} µs"
+
+
+def until_stopped(watch: Watch, facts: dict[str, Any], line: str, *, as_json: bool) -> None:
+    """Say what runs now, at once also into a pipe, and wait for a signal."""
+    if as_json:
+        print_json(facts)
+    else:
+        print(line)
+    sys.stdout.flush()
+    while not watch.cancelled():
+        time.sleep(_LOOK_SECONDS)

@@ -6,26 +6,25 @@ secret: of a registration key only its SHA-256 is kept, until it is used or five
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import hmac
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal, get_args
 
 import msgspec
 
 from secondsite.engine import errors
-from secondsite.engine.remote import identity, url
+from secondsite.engine.remote import book, identity, url
 
 Action = Literal["send", "read", "administer"]
 KEY_SECONDS = 5 * 24 * 3600
 MAX_PEERS, MAX_KEYS, MAX_REPLICAS = 1000, 100, 1000
-_MAX_FILE = 32 << 20
+_MAX_FILE, _WHAT = 32 << 20, "who is paired"
 
 
 class Peer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,19 +55,7 @@ class Book(msgspec.Struct, forbid_unknown_fields=True):
 
 def load(path: Path) -> Book:
     """An empty book where there is no file. Raises Damaged, Unreachable; never lets in more for a damaged file."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_FILE + 1)
-    except FileNotFoundError:
-        return Book()
-    except OSError as error:
-        raise errors.from_os(error, path, "read who is paired") from None
-    try:
-        if len(data) > _MAX_FILE:
-            raise msgspec.ValidationError("too long")
-        return msgspec.json.decode(data, type=Book)
-    except msgspec.DecodeError as error:
-        raise errors.Damaged(f"does not say who is paired: {error}", path=str(path)) from None
+    return book.load(path, Book, _MAX_FILE, _WHAT)
 
 
 class Reader:
@@ -97,19 +84,9 @@ class Reader:
         return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-@contextlib.contextmanager
-def changing(path: Path) -> Iterator[Book]:
+def changing(path: Path) -> AbstractContextManager[Book]:
     """The book, to be changed; written durably at the end unless an error leaves. One at a time."""
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with path.with_name(path.name + ".lock").open("ab") as lock:
-            identity.give_to_owner(lock.fileno(), path.parent)
-            fcntl.flock(lock, fcntl.LOCK_EX)  # held for the few milliseconds of a write
-            book = load(path)
-            yield book
-            identity.write(path, msgspec.json.format(msgspec.json.encode(book)), 0o600)
-    except OSError as error:
-        raise errors.from_os(error, path, "change who is paired") from None
+    return book.changing(path, Book, _MAX_FILE, _WHAT)
 
 
 def require(book: Book, pin: str, action: Action, replica: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterator
 
@@ -67,12 +68,13 @@ class Channel:
 class FarImage(Image):
     """Read-only bytes that another host keeps. Who implements it gives `size`, `_fetch` and `_find`."""
 
+    @abstractmethod
     def _fetch(self, offset: int, length: int) -> bytes:
         """At most MAX_READ bytes inside the image."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _find(self, start: int, length: int) -> list[Extent]:
-        raise NotImplementedError
+        """Extents from `start` on, without gaps; they may end early."""
 
     def read_into(self, offset: int, buffer: Buffer) -> None:
         with memoryview(buffer).cast("B") as view:

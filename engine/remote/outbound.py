@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -33,7 +32,7 @@ from secondsite.engine.results import Replicated
 from secondsite.engine.source import Source
 from secondsite.engine.trackers import choose
 from secondsite.engine.trackers.base import Tracker
-from secondsite.engine.workers import default_workers
+from secondsite.engine.workers import default_workers, looking
 
 _ASK_SECONDS = 0.1
 # After a cut the agent may hold our own replica for us until it notices, too.
@@ -231,18 +230,12 @@ def cancelling(connection: Connection, cancel: Callable[[], bool] | None) -> Ite
     if cancel is None:
         yield
         return
-    over = threading.Event()
 
-    def watch() -> None:
-        while not over.wait(_ASK_SECONDS):
-            if cancel():
-                connection.close(errors.Cancelled("stopped on request; what was sent stays for the next time"))
-                return
+    def look() -> bool:
+        if cancel():
+            connection.close(errors.Cancelled("stopped on request; what was sent stays for the next time"))
+            return False
+        return True
 
-    thread = threading.Thread(target=watch, name="cancel", daemon=True)
-    thread.start()
-    try:
+    with looking(_ASK_SECONDS, look, "cancel"):
         yield
-    finally:
-        over.set()
-        thread.join()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from dataclasses import asdict
 from typing import Any
 
@@ -59,14 +57,9 @@ def command(
     logs.begin(log, log_level)
     told = address(metrics)
     with output.watching() as watch, engine.agent(root, listen=where, metrics=told, state=state) as running:
-        if as_json:
-            output.print_json(asdict(running))
-        else:
-            figures = f", metrics at http://{running.metrics}/metrics" if running.metrics else ""
-            click.echo(f"serving {running.root} at {running.address}{figures}")
-        sys.stdout.flush()
-        while not watch.cancelled():
-            time.sleep(0.1)
+        figures = f", metrics at http://{running.metrics}/metrics" if running.metrics else ""
+        line = f"serving {running.root} at {running.address}{figures}"
+        output.until_stopped(watch, asdict(running), line, as_json=as_json)
 
 
 def _give(other: str | None, replicas: tuple[str, ...], allow: str | None, state: str | None, as_json: bool) -> None:

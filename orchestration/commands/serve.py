@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from dataclasses import asdict
 
 import click
@@ -41,11 +39,6 @@ def command(
         output.watching() as watch,
         engine.serve(replica, at, socket=socket, listen=where, overlay=overlay, tls=tls, state=state) as serving,
     ):
-        if as_json:
-            output.print_json(asdict(serving))
-        else:
-            how = f"writes go to {overlay}" if serving.writable else "read-only"
-            click.echo(f"serving point {serving.point} ({how}): {' '.join(serving.urls)}")
-        sys.stdout.flush()
-        while not watch.cancelled():
-            time.sleep(0.1)
+        how = f"writes go to {overlay}" if serving.writable else "read-only"
+        line = f"serving point {serving.point} ({how}): {' '.join(serving.urls)}"
+        output.until_stopped(watch, asdict(serving), line, as_json=as_json)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from typing import Any
 
 import click
@@ -39,13 +37,8 @@ def command(images: tuple[str, ...], as_json: bool, asks: bool, listen: str | No
         _show([engine.tracking_status(image) for image in images], as_json)
         return
     with output.watching() as watch, engine.track(images, listen=address(listen), **options) as tracking:
-        if as_json:
-            output.print_json({"urls": tracking.urls})
-        else:
-            click.echo(f"tracking: {' '.join(tracking.urls)}")
-        sys.stdout.flush()
-        while not watch.cancelled():
-            time.sleep(0.1)
+        line = f"tracking: {' '.join(tracking.urls)}"
+        output.until_stopped(watch, {"urls": tracking.urls}, line, as_json=as_json)
 
 
 def _show(found: list[dict[str, Any]], as_json: bool) -> None:

@@ -391,9 +391,8 @@ def test_the_agents_unit_is_of_an_unprivileged_user_with_nothing_to_spare() -> N
     assert int(made["TimeoutStopSec"]) > 10 and os.path.isabs(made["ExecStart"].split()[0])
 
 
+@pytest.mark.needs("systemd-analyze")
 def test_systemd_takes_the_units(tmp_path: Path) -> None:
-    if subprocess.run(("which", "systemd-analyze"), capture_output=True, check=False).returncode:
-        pytest.skip("no systemd-analyze")
     for name in ("secondsite-agent.service", "secondsite-replicate@.service", "secondsite-replicate@.timer"):
         text = (UNITS / name).read_text().replace("/usr/bin/secondsite", "/bin/true")
         (tmp_path / name).write_text(text)
