@@ -39,7 +39,7 @@ if TYPE_CHECKING:
         registration_key,
         revoke,
     )
-    from secondsite.engine.remote.outbound import Link
+    from secondsite.engine.remote.sending.outbound import Link
     from secondsite.engine.replication import replicate, replicate_logs
     from secondsite.engine.restoration import restore
     from secondsite.engine.results import (

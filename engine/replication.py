@@ -35,7 +35,7 @@ from secondsite.engine.work import Options
 from secondsite.engine.workers import default_workers
 
 if TYPE_CHECKING:
-    from secondsite.engine.remote.outbound import Link
+    from secondsite.engine.remote.sending.outbound import Link
 
 
 def utc_now() -> datetime.datetime:
@@ -78,8 +78,9 @@ def replicate(
     """Bring the replica in a folder to the source's content; make the folder where there is none.
 
     A replica `secondsite://HOST[:PORT]/NAME` is the one of that name which the agent at HOST keeps; `state` is then the
-    folder of what this host knows of others, `schedule` a calendar of rates (remote/schedule.py) or `@FILE`, and `link`
-    says how often is tried again. Such a SOURCE may be a replica's folder: its newest point goes on to a third site.
+    folder of what this host knows of others, `schedule` a calendar of rates (remote/link/schedule.py) or `@FILE`, and
+    `link` says how often is tried again. Such a SOURCE may be a replica's folder: its newest point goes on to a third
+    site.
 
     `block_size` (bytes, a power of two from 4 KiB to 4 MiB) counts for a new replica; for an existing one it must
     be its own. `codec` packs the undo deltas. `keep` drops all but the newest so many points afterwards. `limit` is
@@ -100,7 +101,8 @@ def replicate(
     if isinstance(tracker, str):
         choose.check_name(tracker)
     if url.is_remote(os.fspath(replica)):
-        from secondsite.engine.remote import outbound, pace
+        from secondsite.engine.remote import pace
+        from secondsite.engine.remote.sending import outbound
 
         check_count(distrust)
         outbound.refuse(keep=keep, resync=resync, trust_mtime=trust_mtime, history=history != "auto")

@@ -17,7 +17,7 @@ from secondsite.engine.workers import looking
 
 if TYPE_CHECKING:
     from secondsite.engine.nbd.export import Export
-    from secondsite.engine.remote.farpoint import FarPoint
+    from secondsite.engine.remote.far.point import FarPoint
 
 # How often a served head is compared with what cycles did to it: points before are then free to be dropped.
 _LOOK_SECONDS = 1.0

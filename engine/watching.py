@@ -290,7 +290,8 @@ def watch(
 
 def _far(options: dict[str, Any]) -> dict[str, Any]:
     """For another host's replica: this module tries again, and one bucket and count are for all cycles."""
-    from secondsite.engine.remote import outbound, pace
+    from secondsite.engine.remote import pace
+    from secondsite.engine.remote.sending import outbound
 
     given = options.pop("link", None) or outbound.Link()
     made = pace.throttle(options.pop("limit", None), options.pop("schedule", None))

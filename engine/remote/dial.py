@@ -7,10 +7,12 @@ import socket
 import time
 
 from secondsite.engine import errors
-from secondsite.engine.remote import agents, identity, tls, url
-from secondsite.engine.remote.connection import Connection
+from secondsite.engine.remote import url
 from secondsite.engine.remote.home import Home
-from secondsite.engine.remote.wire import Closed
+from secondsite.engine.remote.link import tls
+from secondsite.engine.remote.link.connection import Connection
+from secondsite.engine.remote.link.wire import Closed
+from secondsite.engine.remote.trust import agents, identity
 
 CONNECT_SECONDS = 15.0
 # An agent that is crowded by strangers cuts the oldest connection that has not shown its key: that is tried again soon.

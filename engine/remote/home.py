@@ -6,13 +6,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from secondsite.engine.remote import mapcache
+from secondsite.engine.remote.sending import mapcache
 
 
 @dataclass(frozen=True)
 class Home:
-    """`identity` is a folder of engine/remote/identity.py, `peers` the file of access.py, `agents` that of agents.py.
-    What lies in `maps` may be lost (mapcache.py).
+    """`identity` is a folder (trust/identity.py); `peers` and `agents` are the files of the modules of that name there.
+    What lies in `maps` may be lost (sending/mapcache.py).
     """
 
     folder: Path

@@ -9,8 +9,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from secondsite.engine import errors
-from secondsite.engine.remote import access, identity, pairing, url
+from secondsite.engine.remote import url
 from secondsite.engine.remote.home import Home
+from secondsite.engine.remote.trust import access, identity, pairing
 
 State = str | os.PathLike[str] | None
 
@@ -111,8 +112,8 @@ def agent(
     """Serve the replicas below a folder while the context is open; `metrics` is where its figures are told to
     Prometheus. Raises Refused, Damaged, Unreachable.
     """
-    from secondsite.engine.remote.metrics import Metrics
-    from secondsite.engine.remote.service import Agent
+    from secondsite.engine.remote.agent.metrics import Metrics
+    from secondsite.engine.remote.agent.service import Agent
 
     with ExitStack() as stack:
         made = stack.enter_context(Agent(root, Home.of(state)))

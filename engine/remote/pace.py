@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from secondsite.engine import errors
-from secondsite.engine.remote import schedule
+from secondsite.engine.remote.link import schedule
 
 log = logging.getLogger("secondsite.pace")
 

@@ -14,7 +14,7 @@ from secondsite.engine.results import Verified
 from secondsite.engine.scan import Range
 
 if TYPE_CHECKING:
-    from secondsite.engine.remote.farpoint import FarPoint
+    from secondsite.engine.remote.far.point import FarPoint
 
 State = str | os.PathLike[str] | None
 
@@ -28,9 +28,10 @@ def files_of(
     if files is not None or not url.is_remote(name):
         yield name, files or LocalFiles()
         return
-    from secondsite.engine.remote import dial, far
+    from secondsite.engine.remote import dial
+    from secondsite.engine.remote.far import files as far
     from secondsite.engine.remote.home import Home
-    from secondsite.engine.remote.outbound import cancelling
+    from secondsite.engine.remote.sending.outbound import cancelling
 
     remote = url.parse(name)
     with dial.connect(remote, Home.of(state)) as connection, cancelling(connection, cancel):
@@ -39,7 +40,7 @@ def files_of(
 
 def far_point(replica: str, state: State, at: str = "latest") -> FarPoint:
     """A point of an agent's replica, which stays as it is while it is open."""
-    from secondsite.engine.remote.farpoint import FarPoint
+    from secondsite.engine.remote.far.point import FarPoint
     from secondsite.engine.remote.home import Home
 
     return FarPoint(url.parse(replica), Home.of(state), at)
@@ -50,10 +51,11 @@ def verify(
     cancel: Callable[[], bool] | None,
 ) -> Verified:  # fmt: skip
     """By the agent: what it holds does not go over the network."""
-    from secondsite.engine.remote import dial, protocol
+    from secondsite.engine.remote import dial
     from secondsite.engine.remote import questions as q
     from secondsite.engine.remote.home import Home
-    from secondsite.engine.remote.outbound import cancelling
+    from secondsite.engine.remote.link import protocol
+    from secondsite.engine.remote.sending.outbound import cancelling
 
     told: Any = q.Told | q.Part | q.Proved
     remote = url.parse(replica)

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from secondsite.engine.remote import protocol
+from secondsite.engine.remote.link import protocol
 
 OPERATION = "replicate"
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from secondsite.engine.remote import dial, hosts, url
-from secondsite.engine.remote.connection import Connection
+from secondsite.engine.remote.agent.service import Agent
 from secondsite.engine.remote.home import Home
-from secondsite.engine.remote.service import Agent
+from secondsite.engine.remote.link.connection import Connection
 
 
 @dataclass

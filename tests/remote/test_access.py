@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from secondsite.engine import errors
-from secondsite.engine.remote import access, identity
-from secondsite.engine.remote.identity import Identity
+from secondsite.engine.remote.trust import access, identity
+from secondsite.engine.remote.trust.identity import Identity
 
 DAY = 24 * 3600
 

@@ -15,10 +15,10 @@ import pytest
 
 from secondsite.engine import errors
 from secondsite.engine.progress import Limiter
-from secondsite.engine.remote import protocol as p
-from secondsite.engine.remote.calls import Call
-from secondsite.engine.remote.connection import SMALLEST_WINDOW, Connection
-from secondsite.engine.remote.wire import Closed
+from secondsite.engine.remote.link import protocol as p
+from secondsite.engine.remote.link.calls import Call
+from secondsite.engine.remote.link.connection import SMALLEST_WINDOW, Connection
+from secondsite.engine.remote.link.wire import Closed
 
 pytestmark = pytest.mark.timeout(30)
 

@@ -15,10 +15,13 @@ from hosting import Site, site, soon
 
 from secondsite import engine
 from secondsite.engine import errors
-from secondsite.engine.remote import access, agents, dial, identity, operations, protocol, service, talk, tls
+from secondsite.engine.remote import dial, talk
 from secondsite.engine.remote import questions as q
-from secondsite.engine.remote.connection import Connection
+from secondsite.engine.remote.agent import operations, service
 from secondsite.engine.remote.home import Home
+from secondsite.engine.remote.link import protocol, tls
+from secondsite.engine.remote.link.connection import Connection
+from secondsite.engine.remote.trust import access, agents, identity
 
 pytestmark = pytest.mark.timeout(60)
 MIB = 1 << 20

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from secondsite.engine import errors
-from secondsite.engine.remote import identity
+from secondsite.engine.remote.trust import identity
 
 
 def test_an_identity_is_made_and_read_back(tmp_path: Path) -> None:

@@ -26,8 +26,9 @@ from hosting import site, soon
 
 from secondsite import engine
 from secondsite.engine import errors
-from secondsite.engine.remote import protocol, talk
-from secondsite.engine.remote.metrics import Metrics
+from secondsite.engine.remote import talk
+from secondsite.engine.remote.agent.metrics import Metrics
+from secondsite.engine.remote.link import protocol
 
 pytestmark = pytest.mark.timeout(120)
 MIB = 1 << 20
@@ -350,7 +351,7 @@ def test_one_stream_stays_within_its_memory(tmp_path: Path) -> None:
 def test_more_connections_than_there_may_be_are_refused_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from secondsite.engine.remote import service as services
+    from secondsite.engine.remote.agent import service as services
 
     monkeypatch.setattr(services, "MAX_CONNECTIONS", 3)
     with site(tmp_path) as there:

@@ -15,9 +15,10 @@ from tcpproxy import TcpProxy, Trouble
 
 from secondsite import engine
 from secondsite.engine import errors
-from secondsite.engine.remote import agents, retry
-from secondsite.engine.remote.connection import Connection
-from secondsite.engine.remote.outbound import Link
+from secondsite.engine.remote.link.connection import Connection
+from secondsite.engine.remote.sending import retry
+from secondsite.engine.remote.sending.outbound import Link
+from secondsite.engine.remote.trust import agents
 from secondsite.engine.units import KIB, MIB
 
 pytestmark = pytest.mark.timeout(120)
@@ -206,8 +207,8 @@ def test_watching_goes_on_over_an_agent_that_restarts(there: Site, disk: Path, t
         there.agent.close()
         write(disk, 3, b"q" * BLOCK)
         assert soon(lambda: seen[-1].error is not None, 20)
+        from secondsite.engine.remote.agent.service import Agent
         from secondsite.engine.remote.home import Home
-        from secondsite.engine.remote.service import Agent
 
         with Agent(str(there.root), Home.of(there.there)) as again:
             again.listen("127.0.0.1", there.port)

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from secondsite.engine import errors
 from secondsite.engine.delta import format as fmt
-from secondsite.engine.remote import retry, schedule
-from secondsite.engine.remote.compression import LADDER, Choice
+from secondsite.engine.remote.link import schedule
+from secondsite.engine.remote.sending import retry
+from secondsite.engine.remote.sending.compression import LADDER, Choice
 
 
 def test_the_delays_of_the_rule() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secondsite.engine import errors
-from secondsite.engine.remote import protocol as p
+from secondsite.engine.remote.link import protocol as p
 
 
 def _hello(oldest: int = 1, newest: int = 1) -> p.Hello:

@@ -16,9 +16,12 @@ from hosting import Site, site, soon
 from secondsite import engine
 from secondsite.engine import errors
 from secondsite.engine.files import LocalFiles
-from secondsite.engine.remote import dial, far, farpoint, protocol, url
+from secondsite.engine.remote import dial, url
 from secondsite.engine.remote import questions as q
+from secondsite.engine.remote.far import files as far
+from secondsite.engine.remote.far.files import point as farpoint
 from secondsite.engine.remote.home import Home
+from secondsite.engine.remote.link import protocol
 from secondsite.engine.replica.directory import Replica
 
 pytestmark = pytest.mark.timeout(60)
@@ -362,7 +365,7 @@ def test_an_agent_that_lies_is_caught(kind: str) -> None:
     """What an agent answers is checked as much as what it is asked."""
     import socket
 
-    from secondsite.engine.remote.connection import Connection
+    from secondsite.engine.remote.link.connection import Connection
 
     near, remote = socket.socketpair()
 

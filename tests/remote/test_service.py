@@ -15,9 +15,11 @@ from hosting import Site, site, soon
 
 from secondsite import engine
 from secondsite.engine import errors
-from secondsite.engine.remote import access, agents, hosts, identity, pairing, protocol, talk, tls
-from secondsite.engine.remote.connection import Connection
+from secondsite.engine.remote import hosts, talk
 from secondsite.engine.remote.home import Home
+from secondsite.engine.remote.link import protocol, tls
+from secondsite.engine.remote.link.connection import Connection
+from secondsite.engine.remote.trust import access, agents, identity, pairing
 
 pytestmark = pytest.mark.timeout(60)
 MIB = 1 << 20

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from secondsite.engine import errors
-from secondsite.engine.remote import identity, tls
-from secondsite.engine.remote.identity import Identity
+from secondsite.engine.remote.link import tls
+from secondsite.engine.remote.trust import identity
+from secondsite.engine.remote.trust.identity import Identity
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from transfer import BLOCK, Fault, Pair, Proxy, scribble
 from secondsite.engine import errors
 from secondsite.engine.files.memory import MemoryFiles
 from secondsite.engine.images.memory import MemoryImage
-from secondsite.engine.remote.tally import Sent
+from secondsite.engine.remote.sending.tally import Sent
 from secondsite.engine.replica.directory import Replica
 
 pytestmark = pytest.mark.timeout(60)

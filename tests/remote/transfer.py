@@ -14,12 +14,13 @@ from secondsite.engine import errors
 from secondsite.engine.files import Files
 from secondsite.engine.files.memory import MemoryFiles
 from secondsite.engine.images.memory import MemoryImage
-from secondsite.engine.remote import protocol, talk
-from secondsite.engine.remote.connection import Connection
-from secondsite.engine.remote.mapcache import MapCache
-from secondsite.engine.remote.receiver import Receiver
-from secondsite.engine.remote.sender import Sender, Sending
-from secondsite.engine.remote.tally import Sent
+from secondsite.engine.remote import talk
+from secondsite.engine.remote.agent.receiver import Receiver
+from secondsite.engine.remote.link import protocol
+from secondsite.engine.remote.link.connection import Connection
+from secondsite.engine.remote.sending.mapcache import MapCache
+from secondsite.engine.remote.sending.sender import Sender, Sending
+from secondsite.engine.remote.sending.tally import Sent
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.point import Point
 from secondsite.engine.restoration import restore

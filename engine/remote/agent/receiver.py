@@ -15,9 +15,11 @@ from secondsite.engine.blockmap import PAGE_BLOCKS, BlockMap
 from secondsite.engine.delta import format as fmt
 from secondsite.engine.files import Files
 from secondsite.engine.progress import Monitor
-from secondsite.engine.remote import arrival, protocol, spool, talk
-from secondsite.engine.remote.calls import Call
-from secondsite.engine.remote.meter import Counts
+from secondsite.engine.remote import talk
+from secondsite.engine.remote.agent import arrival, spool
+from secondsite.engine.remote.agent.meter import Counts
+from secondsite.engine.remote.link import protocol
+from secondsite.engine.remote.link.calls import Call
 from secondsite.engine.remote.patience import patiently
 from secondsite.engine.replica.container import check_format, check_size
 from secondsite.engine.replica.directory import Replica

@@ -12,7 +12,7 @@ import ssl
 from collections.abc import Mapping
 
 from secondsite.engine import errors
-from secondsite.engine.remote import identity as ids
+from secondsite.engine.remote.trust import identity as ids
 
 HANDSHAKE_SECONDS = 20.0
 

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from secondsite.engine.batch import Batch
 from secondsite.engine.blockmap import BlockMap
 from secondsite.engine.delta.writer import FrameBuffer
-from secondsite.engine.remote import protocol, talk
-from secondsite.engine.remote.calls import Call
-from secondsite.engine.remote.compression import LADDER, Choice
-from secondsite.engine.remote.connection import WINDOW
-from secondsite.engine.remote.tally import Sent
+from secondsite.engine.remote import talk
+from secondsite.engine.remote.link import protocol
+from secondsite.engine.remote.link.calls import Call
+from secondsite.engine.remote.link.connection import WINDOW
+from secondsite.engine.remote.sending.compression import LADDER, Choice
+from secondsite.engine.remote.sending.tally import Sent
 from secondsite.engine.units import MIB
 
 # A frame has a quarter of this, or a little more.

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from secondsite.engine import errors
-from secondsite.engine.remote import access, operations
-from secondsite.engine.remote.calls import Call
-from secondsite.engine.remote.confined import Root
-from secondsite.engine.remote.connection import Connection
-from secondsite.engine.remote.meter import Meter
-from secondsite.engine.remote.request import Request
+from secondsite.engine.remote.agent import operations
+from secondsite.engine.remote.agent.confined import Root
+from secondsite.engine.remote.agent.meter import Meter
+from secondsite.engine.remote.agent.request import Request
+from secondsite.engine.remote.link.calls import Call
+from secondsite.engine.remote.link.connection import Connection
+from secondsite.engine.remote.trust import access
 
 log = logging.getLogger("secondsite.agent")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from secondsite.engine.remote.confined import ConfinedFiles
-from secondsite.engine.remote.meter import Counts
+from secondsite.engine.remote.agent.confined import ConfinedFiles
+from secondsite.engine.remote.agent.meter import Counts
 
 
 @dataclass(frozen=True)

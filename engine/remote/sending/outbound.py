@@ -18,15 +18,16 @@ from secondsite.engine.files import LocalFiles
 from secondsite.engine.images import Image
 from secondsite.engine.progress import Monitor, Progress
 from secondsite.engine.qemu.machine import Qemu
-from secondsite.engine.remote import chained, dial, retry, talk, url
-from secondsite.engine.remote.connection import IDLE_SECONDS, Connection
+from secondsite.engine.remote import dial, talk, url
 from secondsite.engine.remote.home import Home
-from secondsite.engine.remote.mapcache import MapCache
+from secondsite.engine.remote.link.connection import IDLE_SECONDS, Connection
+from secondsite.engine.remote.link.schedule import Throttle
 from secondsite.engine.remote.patience import patiently
-from secondsite.engine.remote.schedule import Throttle
-from secondsite.engine.remote.sender import Sender, Sending
-from secondsite.engine.remote.standin import Far
-from secondsite.engine.remote.tally import Sent
+from secondsite.engine.remote.sending import chained, retry
+from secondsite.engine.remote.sending.mapcache import MapCache
+from secondsite.engine.remote.sending.sender import Sender, Sending
+from secondsite.engine.remote.sending.standin import Far
+from secondsite.engine.remote.sending.tally import Sent
 from secondsite.engine.replica.container import check_format
 from secondsite.engine.results import Replicated
 from secondsite.engine.source import Source

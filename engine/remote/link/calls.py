@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from secondsite.engine import errors
-from secondsite.engine.remote import protocol as p
+from secondsite.engine.remote.link import protocol as p
 
 if TYPE_CHECKING:
-    from secondsite.engine.remote.connection import Connection
+    from secondsite.engine.remote.link.connection import Connection
 
 
 class Credit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -10,10 +10,10 @@ from typing import Any
 
 from secondsite.engine import errors
 from secondsite.engine.images.base import Image
-from secondsite.engine.remote import protocol
 from secondsite.engine.remote import questions as q
-from secondsite.engine.remote.calls import Call
-from secondsite.engine.remote.request import Request
+from secondsite.engine.remote.agent.request import Request
+from secondsite.engine.remote.link import protocol
+from secondsite.engine.remote.link.calls import Call
 from secondsite.engine.replica.container import check_format, open_container
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.steady import SteadyPoint

@@ -8,8 +8,8 @@ from itertools import islice
 from secondsite.engine import errors, maintain, verification
 from secondsite.engine.progress import Progress
 from secondsite.engine.remote import questions as q
-from secondsite.engine.remote.calls import Call
-from secondsite.engine.remote.request import Request
+from secondsite.engine.remote.agent.request import Request
+from secondsite.engine.remote.link.calls import Call
 from secondsite.engine.results import Verified
 
 

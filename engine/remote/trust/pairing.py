@@ -14,10 +14,12 @@ from typing import NamedTuple
 import msgspec
 
 from secondsite.engine import errors
-from secondsite.engine.remote import access, agents, dial, identity, protocol, tls, url
-from secondsite.engine.remote.calls import Call
-from secondsite.engine.remote.connection import Connection
+from secondsite.engine.remote import dial, url
 from secondsite.engine.remote.home import Home
+from secondsite.engine.remote.link import protocol, tls
+from secondsite.engine.remote.link.calls import Call
+from secondsite.engine.remote.link.connection import Connection
+from secondsite.engine.remote.trust import access, agents, identity
 
 OPERATION = "register"
 _KEY = re.compile(r"2ss1\.([A-Za-z0-9_-]{43})\.([A-Za-z0-9_-]{43})")

@@ -21,10 +21,10 @@ import msgspec
 
 from secondsite.engine import errors
 from secondsite.engine.progress import Limiter
-from secondsite.engine.remote import protocol as p
-from secondsite.engine.remote.calls import Call
-from secondsite.engine.remote.schedule import Throttle
-from secondsite.engine.remote.wire import Closed, Wire
+from secondsite.engine.remote.link import protocol as p
+from secondsite.engine.remote.link.calls import Call
+from secondsite.engine.remote.link.schedule import Throttle
+from secondsite.engine.remote.link.wire import Closed, Wire
 
 T = TypeVar("T")
 

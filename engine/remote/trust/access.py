@@ -19,7 +19,8 @@ from typing import Literal, get_args
 import msgspec
 
 from secondsite.engine import errors
-from secondsite.engine.remote import book, identity, url
+from secondsite.engine.remote import url
+from secondsite.engine.remote.trust import book, identity
 
 Action = Literal["send", "read", "administer"]
 KEY_SECONDS = 5 * 24 * 3600

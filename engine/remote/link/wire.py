@@ -13,8 +13,8 @@ import threading
 import time
 
 from secondsite.engine import errors
-from secondsite.engine.remote import protocol, tls
-from secondsite.engine.remote.buffers import Buffers
+from secondsite.engine.remote.link import protocol, tls
+from secondsite.engine.remote.link.buffers import Buffers
 
 # One TLS record has 16 KiB; of a plain socket this much is taken at a time.
 _PIECE = 256 * 1024

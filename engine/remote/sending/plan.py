@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator
 
 from secondsite.engine.blockmap import BlockMap
 from secondsite.engine.delta import format as fmt
-from secondsite.engine.remote import protocol, talk
-from secondsite.engine.remote.calls import Call
+from secondsite.engine.remote import talk
+from secondsite.engine.remote.link import protocol
+from secondsite.engine.remote.link.calls import Call
 
 
 class Spooled:

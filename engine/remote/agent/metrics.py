@@ -13,8 +13,8 @@ from socketserver import TCPServer
 
 from secondsite.engine import errors
 from secondsite.engine.remote import url
-from secondsite.engine.remote.confined import ConfinedFiles, Root
-from secondsite.engine.remote.meter import Counts, Meter
+from secondsite.engine.remote.agent.confined import ConfinedFiles, Root
+from secondsite.engine.remote.agent.meter import Counts, Meter
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.point import parse_time
 

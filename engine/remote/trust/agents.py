@@ -8,7 +8,8 @@ from typing import Literal
 import msgspec
 
 from secondsite.engine import errors
-from secondsite.engine.remote import book, identity, url
+from secondsite.engine.remote import url
+from secondsite.engine.remote.trust import book, identity
 
 MAX_AGENTS = 1000
 _MAX_FILE, _WHAT = 8 << 20, "which agents are paired"

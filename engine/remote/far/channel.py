@@ -11,9 +11,9 @@ import msgspec
 
 from secondsite.engine import errors
 from secondsite.engine.images.base import Buffer, Extent, Image, ShortImage
-from secondsite.engine.remote import protocol
 from secondsite.engine.remote import questions as q
-from secondsite.engine.remote.calls import Call
+from secondsite.engine.remote.link import protocol
+from secondsite.engine.remote.link.calls import Call
 
 
 class _Ticket:

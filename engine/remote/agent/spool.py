@@ -17,8 +17,8 @@ from secondsite.engine.batch import Batch
 from secondsite.engine.delta import format as fmt
 from secondsite.engine.delta.merge import mark
 from secondsite.engine.delta.reader import DeltaReader, Frame
-from secondsite.engine.remote import protocol
-from secondsite.engine.remote.flusher import Flusher
+from secondsite.engine.remote.agent.flusher import Flusher
+from secondsite.engine.remote.link import protocol
 from secondsite.engine.replica import record
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.units import MIB

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from secondsite.engine import errors
 from secondsite.engine.blockmap import DIGEST_BYTES, PAGE_BLOCKS, PAGE_BYTES, ZERO_DIGEST, BlockMap
 from secondsite.engine.files import Files
-from secondsite.engine.remote import protocol, talk
+from secondsite.engine.remote import talk
+from secondsite.engine.remote.link import protocol
 
 
 def default_folder() -> str:

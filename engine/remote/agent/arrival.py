@@ -18,8 +18,8 @@ from secondsite.engine.delta import format as fmt
 from secondsite.engine.delta.reader import Frame
 from secondsite.engine.delta.writer import seal_frame
 from secondsite.engine.images import Image
-from secondsite.engine.remote import protocol
-from secondsite.engine.remote.spool import Spool, Token
+from secondsite.engine.remote.agent.spool import Spool, Token
+from secondsite.engine.remote.link import protocol
 from secondsite.engine.replica.cycle import Next
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.recovery import store_frame

@@ -16,10 +16,10 @@ from collections.abc import Callable
 from secondsite.engine import errors
 from secondsite.engine.files import Files, LocalFiles, Lock
 from secondsite.engine.images.base import Extent, Image, Stamp
-from secondsite.engine.remote import protocol
 from secondsite.engine.remote import questions as q
-from secondsite.engine.remote.channel import Channel, FarImage
-from secondsite.engine.remote.connection import Connection
+from secondsite.engine.remote.far.channel import Channel, FarImage
+from secondsite.engine.remote.link import protocol
+from secondsite.engine.remote.link.connection import Connection
 
 # How long something is believed that nobody keeps from changing.
 _MOMENT = 2.0

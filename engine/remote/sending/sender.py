@@ -16,12 +16,14 @@ from secondsite.engine import distrust, errors, scan
 from secondsite.engine.batch import SMALL_BATCH_BYTES
 from secondsite.engine.blockmap import BlockMap
 from secondsite.engine.progress import Monitor
-from secondsite.engine.remote import plan, protocol, talk
-from secondsite.engine.remote.calls import Call
-from secondsite.engine.remote.connection import Connection
-from secondsite.engine.remote.mapcache import MapCache
-from secondsite.engine.remote.outlet import Outlet
-from secondsite.engine.remote.tally import Sent
+from secondsite.engine.remote import talk
+from secondsite.engine.remote.link import protocol
+from secondsite.engine.remote.link.calls import Call
+from secondsite.engine.remote.link.connection import Connection
+from secondsite.engine.remote.sending import plan
+from secondsite.engine.remote.sending.mapcache import MapCache
+from secondsite.engine.remote.sending.outlet import Outlet
+from secondsite.engine.remote.sending.tally import Sent
 from secondsite.engine.source import Source
 from secondsite.engine.trackers.base import Cut, Have, Tracker
 from secondsite.engine.tracking import Marked

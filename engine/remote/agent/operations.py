@@ -8,11 +8,14 @@ from typing import Any
 import msgspec
 
 from secondsite.engine import errors
-from secondsite.engine.remote import access, protocol, reading, talk, upkeep
 from secondsite.engine.remote import questions as q
-from secondsite.engine.remote.calls import Call
-from secondsite.engine.remote.receiver import Receiver
-from secondsite.engine.remote.request import Request
+from secondsite.engine.remote import talk
+from secondsite.engine.remote.agent import reading, upkeep
+from secondsite.engine.remote.agent.receiver import Receiver
+from secondsite.engine.remote.agent.request import Request
+from secondsite.engine.remote.link import protocol
+from secondsite.engine.remote.link.calls import Call
+from secondsite.engine.remote.trust import access
 
 
 class Operation(msgspec.Struct, frozen=True):

@@ -15,13 +15,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from secondsite.engine import errors
-from secondsite.engine.remote import access, identity, metrics, pairing, tls, url
-from secondsite.engine.remote.confined import Root
-from secondsite.engine.remote.connection import WINDOW, Connection
+from secondsite.engine.remote import url
+from secondsite.engine.remote.agent import metrics
+from secondsite.engine.remote.agent.confined import Root
+from secondsite.engine.remote.agent.lobby import Lobby
+from secondsite.engine.remote.agent.meter import Meter
+from secondsite.engine.remote.agent.session import Session
 from secondsite.engine.remote.home import Home
-from secondsite.engine.remote.lobby import Lobby
-from secondsite.engine.remote.meter import Meter
-from secondsite.engine.remote.session import Session
+from secondsite.engine.remote.link import tls
+from secondsite.engine.remote.link.connection import WINDOW, Connection
+from secondsite.engine.remote.trust import access, identity, pairing
 
 log = logging.getLogger("secondsite.agent")
 

@@ -6,11 +6,12 @@ import threading
 
 from secondsite.engine import errors
 from secondsite.engine.images.base import Extent
-from secondsite.engine.remote import dial, protocol, url
+from secondsite.engine.remote import dial, url
 from secondsite.engine.remote import questions as q
-from secondsite.engine.remote.channel import Channel, FarImage
-from secondsite.engine.remote.connection import Connection
+from secondsite.engine.remote.far.channel import Channel, FarImage
 from secondsite.engine.remote.home import Home
+from secondsite.engine.remote.link import protocol
+from secondsite.engine.remote.link.connection import Connection
 
 
 class FarPoint(FarImage):

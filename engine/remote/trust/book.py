@@ -11,7 +11,7 @@ from typing import TypeVar
 import msgspec
 
 from secondsite.engine import errors
-from secondsite.engine.remote import identity
+from secondsite.engine.remote.trust import identity
 
 Book = TypeVar("Book", bound=msgspec.Struct)
 

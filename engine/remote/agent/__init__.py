@@ -1,0 +1,1 @@
+"""The replica's end: the agent, whom it lets in, and what it does for them."""

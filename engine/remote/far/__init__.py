@@ -1,0 +1,1 @@
+"""Another host's replica, read as if it were here."""

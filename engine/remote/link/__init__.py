@@ -1,0 +1,1 @@
+"""Messages between two hosts, and the connection they go over."""

@@ -1,0 +1,1 @@
+"""Who this host is, whom it knows, and what each may do."""
