@@ -67,7 +67,7 @@ _HOME = {
     "open_image": "images",
     "info": "inspection",
     "points": "inspection",
-    "Link": "remote.outbound",
+    "Link": "remote.sending.outbound",
     "open_point": "maintain",
     "prune": "maintain",
     "raise_epoch": "maintain",
