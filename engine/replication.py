@@ -100,12 +100,13 @@ def replicate(
     began = time.monotonic()
     if isinstance(tracker, str):
         choose.check_name(tracker)
+    check_count(distrust)
+    check_numbers(keep, limit, history)
     if url.is_remote(os.fspath(replica)):
         from secondsite.engine.remote import pace
         from secondsite.engine.remote.sending import outbound
 
-        check_count(distrust)
-        outbound.refuse(keep=keep, resync=resync, trust_mtime=trust_mtime, history=history != "auto")
+        outbound.refuse(resync=resync)
         route = link or outbound.Link(retries=0)
         if limit is not None or schedule is not None:
             route = dataclasses.replace(route, pace=pace.throttle(limit, schedule))
@@ -113,13 +114,11 @@ def replicate(
             source, url.parse(os.fspath(replica)), block_size=block_size, codec=codec, head=head, epoch=epoch,
             source_id=source_id, accept_source=accept_source, source_format=source_format, tracker=tracker, qemu=qemu,
             bitmap_since=bitmap_since, next_bitmap=next_bitmap, distrust=distrust, changed=changed,
-            allow_parent_path=allow_parent_path, workers=workers, progress=progress, cancel=cancel, state=state,
-            link=route,
+            allow_parent_path=allow_parent_path, keep=keep, history=history, trust_mtime=trust_mtime, workers=workers,
+            progress=progress, cancel=cancel, state=state, link=route,
         )  # fmt: skip
     if schedule is not None or link is not None:
         raise errors.Usage("a calendar and retries are for a replica on another host")
-    check_count(distrust)
-    _check_numbers(keep, limit, history)
     if block_size is not None:
         units.check_block_size(block_size)
     if head is not None:
@@ -190,7 +189,7 @@ def replicate_logs(
     from secondsite.engine.hrl.source import HrlSource
 
     began = time.monotonic()
-    _check_numbers(keep, limit, history)
+    check_numbers(keep, limit, history)
     opened = Replica.open(os.fspath(replica), files)
     with opened.writing():
         origin = HrlSource(opened, logs)
@@ -210,7 +209,7 @@ def replicate_logs(
 def _result(result: Outcome, replica: Replica, began: float, pruned: int, why: str) -> Replicated:
     point, tally = result.point, result.tally
     if result.tracker == "mtime":
-        why = "its times say that it is unchanged"
+        why = sources.BY_TIMES
     return Replicated(
         result.kind, point.generation, point.name, result.tracker, point.virtual_bytes, tally.read_bytes,
         tally.changed_bytes, tally.sent_bytes, time.monotonic() - began, result.history, pruned, replica.warnings,
@@ -219,7 +218,8 @@ def _result(result: Outcome, replica: Replica, began: float, pruned: int, why: s
     )  # fmt: skip
 
 
-def _check_numbers(keep: int | None, limit: int | None, history: str) -> None:
+def check_numbers(keep: int | None, limit: int | None, history: str) -> None:
+    """Raises Usage for what no cycle can be made with."""
     if history not in ("auto", "undo", "clone"):
         raise errors.Usage(f"history is auto, undo or clone, not {history!r}")
     if keep is not None and keep < 1:

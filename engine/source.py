@@ -164,6 +164,10 @@ def remember(replica: Replica, stamp: tuple[Stamp, ...] | None, generation: int,
         replica.warn(str(error))
 
 
+# Why nothing was looked at.
+BY_TIMES = "its times say that it is unchanged"
+
+
 def unchanged(replica: Replica, source: Source, generation: int) -> bool:
     """Does everything that `stat` says of the source equal what was noted for this generation?"""
     stamp = source.stamp()

@@ -69,11 +69,12 @@ class Work:
         if self.cycle is None and old is not None and same_size and self.mending.sealed:
             return "resync" if resync else "unchanged", old, history
         cycle = self._begin()
-        if isinstance(cycle, InPlace):
-            history = "undo"
-            if resync and old is not None and same_size and not cycle.kept and self.mending.sealed:
-                cycle.discard()
-                return "resync", old, history
+        if (
+            resync and isinstance(cycle, InPlace) and old is not None and same_size and not cycle.kept
+            and self.mending.sealed
+        ):  # fmt: skip
+            cycle.discard()
+            return "resync", old, "undo"
         kind = "initial" if old is None else "resync" if resync else "delta"
         point = Point(
             cycle.generation, format_time(moment), self.size, cycle.seal(), kind, self.tracker, tally.read_bytes,
@@ -81,7 +82,13 @@ class Work:
             self.replica.identity.replica_id.hex(),
         )  # fmt: skip
         cycle.commit(point)
-        return kind, point, history
+        return kind, point, self._kept(cycle)
+
+    def _kept(self, cycle: Cycle) -> str:
+        """How the point before this cycle's is kept."""
+        if isinstance(cycle, InPlace):
+            return "undo"
+        return self.replica.identity.history if self.old is None else "clone"
 
     def conclude(self, point: Point) -> tuple[str, Point, str]:
         """Commit as this very point; Damaged where what was put does not have its seal."""
@@ -93,8 +100,7 @@ class Work:
                 path=self.replica.layout.root,
             )
         cycle.commit(point)
-        history = "undo" if isinstance(cycle, InPlace) else self.replica.identity.history
-        return point.kind, point, history
+        return point.kind, point, self._kept(cycle)
 
     def abort(self) -> None:
         if self.cycle is not None:

@@ -107,16 +107,20 @@ def revoke(name: str, *, state: State = None) -> None:
 
 @contextmanager
 def agent(
-    root: str, *, listen: tuple[str, int], metrics: tuple[str, int] | None = None, state: State = None
-) -> Iterator[AgentAt]:
+    root: str, *, listen: tuple[str, int], metrics: tuple[str, int] | None = None, keep: int | None = None,
+    state: State = None,
+) -> Iterator[AgentAt]:  # fmt: skip
     """Serve the replicas below a folder while the context is open; `metrics` is where its figures are told to
-    Prometheus. Raises Refused, Damaged, Unreachable.
+    Prometheus. After each cycle the newest `keep` points of a replica stay. Raises Usage, Refused, Damaged and
+    Unreachable.
     """
     from secondsite.engine.remote.agent.metrics import Metrics
     from secondsite.engine.remote.agent.service import Agent
 
+    if keep is not None and keep < 1:
+        raise errors.Usage("keep must be at least 1: the newest point is the head")
     with ExitStack() as stack:
-        made = stack.enter_context(Agent(root, Home.of(state)))
+        made = stack.enter_context(Agent(root, Home.of(state), keep=keep))
         told = None
         if metrics is not None:
             told = Metrics(*metrics, made.figures)

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from secondsite.engine import errors
 from secondsite.engine.remote.link import protocol
 
 OPERATION = "replicate"
@@ -16,8 +17,10 @@ MAX_PAGES = 64
 TABLE_PIECE = 1024 * 1024
 
 
-class Begin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The source and how its replica is to be; checked as for a replica in a folder."""
+class Begin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """The source and how its replica is to be; checked as for a replica in a folder. The last two since version 2:
+    `keep` drops all but the newest points afterwards, `history` is how older ones are kept.
+    """
 
     name: str
     source: str
@@ -27,6 +30,8 @@ class Begin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     head: str | None = None
     epoch: int | None = None
     accept_source: bool = False
+    keep: int | None = None
+    history: str = "auto"
 
 
 class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -77,15 +82,19 @@ class Finish(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="finis
     sent_bytes: int
 
 
-class Done(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="done", kw_only=True):
-    """The replica durably holds the point."""
+class Done(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="done", kw_only=True, omit_defaults=True):
+    """The replica durably holds the point. Since version 2: `pruned` points were dropped, and what did no harm."""
 
     kind: str
     generation: int
     seal: str
     time: str
     history: str
+    pruned: int = 0
+    warnings: list[str] = []
 
+
+MAX_WARNINGS = 100
 
 FromSource = Ask | Frames | Finish
 FromReplica = Spooled | Answered | Done
@@ -103,3 +112,11 @@ def from_replica(data: bytes, peer: str) -> FromReplica:
     kind: Any = FromReplica
     found: FromReplica = protocol.decode(data, kind, peer)
     return found
+
+
+def check_version(version: int, begin: Begin, peer: str) -> None:
+    """Raises Refused where the agent is too old for what is asked of it."""
+    new = {"keep": begin.keep is not None, "history": begin.history != "auto"}
+    asked = [f"--{name}" for name, given in new.items() if given]
+    if version < 2 and asked:
+        raise errors.Refused(f"its agent is too old for {' and '.join(asked)}; it must be updated", path=peer)

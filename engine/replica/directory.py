@@ -74,7 +74,7 @@ class Replica:
                 return cls.open(root, files)  # another process was faster
             made._refuse_strangers()
             files.mkdir(layout.points)
-            if probe and made._can_clone():
+            if probe and made.can_clone():
                 identity = replace(identity, history="clone")
             made.write_identity(identity)
             files.flush_dir(posixpath.dirname(layout.root) or ".")
@@ -85,7 +85,8 @@ class Replica:
         if (strangers - {posixpath.basename(self.layout.identity)}) or self.files.listdir(self.layout.points):
             raise errors.Refused("is a folder with other content and not a replica", path=self.layout.root)
 
-    def _can_clone(self) -> bool:
+    def can_clone(self) -> bool:
+        """Does the folder's file system clone files? Found out; the caller holds the replica as its writer."""
         old, new = posixpath.join(self.layout.root, "head.tmp"), self.layout.head_map + ".tmp"
         with self.files.open(old, "create") as file:
             file.write(0, bytes(4096))

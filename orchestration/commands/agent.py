@@ -22,6 +22,10 @@ PORT = 8084
 @click.option(
     "--allow", metavar="ACTIONS", help="With --token: send, read, administer, or some of them.  [default: send]"
 )
+@click.option(
+    "--keep", type=int, metavar="N",
+    help="After each cycle keep the newest N points of its replica; else only who may administer drops points.",
+)  # fmt: skip
 @click.option("--metrics", metavar="ADDR:PORT", help="Tell figures to Prometheus here, without TLS: 127.0.0.1:9184.")
 @click.option(
     "--log", "log", type=click.Choice(["text", "json"]), default="text", show_default=True,
@@ -35,7 +39,7 @@ PORT = 8084
 @json_option
 def command(
     root: str | None, listen: str | None, token: bool, replicas: tuple[str, ...], allow: str | None,
-    metrics: str | None, log: str, log_level: str, state: str | None, as_json: bool,
+    metrics: str | None, keep: int | None, log: str, log_level: str, state: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Serve the replicas below DIR to paired hosts until SIGTERM or SIGINT.
 
@@ -56,7 +60,7 @@ def command(
         raise click.UsageError("say where the replicas are and where to listen: --root DIR --listen ADDR")
     logs.begin(log, log_level)
     told = address(metrics)
-    with output.watching() as watch, engine.agent(root, listen=where, metrics=told, state=state) as running:
+    with output.watching() as watch, engine.agent(root, listen=where, metrics=told, keep=keep, state=state) as running:
         figures = f", metrics at http://{running.metrics}/metrics" if running.metrics else ""
         line = f"serving {running.root} at {running.address}{figures}"
         output.until_stopped(watch, asdict(running), line, as_json=as_json)

@@ -9,6 +9,7 @@ import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 from secondsite.engine import errors
 from secondsite.engine.files import Files
@@ -91,14 +92,15 @@ class Pair:
     def cycle(
         self, proxy: Proxy | None = None, sent: Sent | None = None, tracker: Tracker | None = None, *,
         codec: tuple[int, int] | None = None, workers: int = 2, epoch: int | None = None, source: str = "name:disk",
-        accept: bool = False,
+        accept: bool = False, **more: Any,
     ) -> Sending:  # fmt: skip
-        """One attempt over a new connection; what it raises is what the source's side sees."""
+        """One attempt over a new connection; what it raises is what the source's side sees. `more` goes into Begin."""
         proxy = proxy or Proxy()
         origin = Source(self.image, source.partition(":")[2])
         begin = talk.Begin(
-            name="disk", source=source, source_format="raw", size=0, block_size=BLOCK, epoch=epoch, accept_source=accept
-        )
+            name="disk", source=source, source_format="raw", size=0, block_size=BLOCK, epoch=epoch,
+            accept_source=accept, **more,
+        )  # fmt: skip
         with ThreadPoolExecutor(1) as pool:
             there = pool.submit(self._serve, proxy.far)
             try:

@@ -27,7 +27,11 @@ class Operation(msgspec.Struct, frozen=True):
 
 
 def _receive(work: Request, call: Call, begin: talk.Begin) -> object:
-    return Receiver(work.folder, work.files, stopping=work.stopping, counts=work.counts).run(call, begin)
+    made = Receiver(
+        work.folder, work.files, stopping=work.stopping, counts=work.counts, keep=work.keep,
+        dropping=lambda: work.require("administer"),
+    )  # fmt: skip
+    return made.run(call, begin)
 
 
 OPERATIONS = {

@@ -7,8 +7,10 @@ import datetime
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import msgspec
 
 from secondsite.engine import attempts, errors, replication, units
 from secondsite.engine.blockmap import PAGE_BLOCKS, BlockMap
@@ -21,6 +23,7 @@ from secondsite.engine.remote.agent.meter import Counts
 from secondsite.engine.remote.link import protocol
 from secondsite.engine.remote.link.calls import Call
 from secondsite.engine.remote.patience import patiently
+from secondsite.engine.replica import prune
 from secondsite.engine.replica.container import check_format, check_size
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.identity import Identity
@@ -43,20 +46,24 @@ class _Origin:
 
 
 class Receiver:
-    """One replica in a folder that the caller has chosen and allowed; `run` serves one call."""
+    """One replica in a folder that the caller has chosen and allowed; `run` serves one call. A cycle leaves the newest
+    `keep` points, and fewer where the source asks for that and `dropping` does not raise Refused.
+    """
 
     def __init__(
         self, root: str, files: Files, *, history: str = "auto", codec: str = "auto", workers: int = 1,
         clock: Callable[[], datetime.datetime] = replication.utc_now, stopping: Callable[[], bool] = lambda: False,
-        counts: Counts | None = None,
+        counts: Counts | None = None, keep: int | None = None, dropping: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         self.root, self.files, self.stopping, self.counts = root, files, stopping, counts or Counts()
         self.options = Options(fmt.parse_codec(codec), history, False, False, workers, clock)
+        self.keep, self.dropping, self._drops = keep, dropping, False
 
     def run(self, call: Call, begin: talk.Begin) -> Point | None:
         """Until the point is there (None where nothing had changed), or an error, which the caller passes on. Raises
         Busy for a second sender. What was spooled stays for the next attempt.
         """
+        self._take_options(begin)
         replica = self._replica(begin, call.peer)
         with ExitStack() as stack:
             stack.enter_context(_alone(replica))
@@ -69,6 +76,27 @@ class Receiver:
             with replica.reading():  # who reads is not kept waiting by a slow link
                 said = session.receive()
             return session.conclude(said)
+
+    def _take_options(self, begin: talk.Begin) -> None:
+        replication.check_numbers(begin.keep, None, begin.history)
+        if begin.history != "auto":
+            self.options = replace(self.options, history=begin.history)
+        if begin.keep is not None:
+            self.dropping()
+            self._drops = self.keep is None or begin.keep < self.keep
+            self.keep = begin.keep if self._drops else self.keep
+
+    def prune(self, replica: Replica) -> int:
+        """After a cycle, as the replica's writer; how many points went. Failing is a warning and no more: the new
+        point is there.
+        """
+        try:
+            if self._drops:
+                self.dropping()  # it may have been revoked meanwhile
+            return prune.keep_newest(replica, self.keep) if self.keep is not None else 0
+        except errors.Error as error:
+            replica.warn(f"older points were not dropped ({error})")
+            return 0
 
     def _replica(self, begin: talk.Begin, peer: str) -> Replica:
         layout_size = begin.block_size or units.DEFAULT_BLOCK_SIZE
@@ -89,6 +117,8 @@ class Receiver:
     def _open(self, call: Call, begin: talk.Begin, replica: Replica, stack: ExitStack) -> _Session:
         old, identity = replica.newest(), replica.identity
         attempts.refuse_damage(replica, old, self.options)
+        if self.options.history == "clone" and not replica.can_clone():
+            raise errors.Refused("this file system cannot clone files", path=replica.layout.root)
         if begin.size > units.MAX_BLOCKS * identity.block_size:
             raise errors.Usage(f"{begin.size} bytes are too many blocks of {identity.block_size}", path=call.peer)
         if old is not None and old.virtual_bytes != begin.size and identity.head_format != "raw":
@@ -128,7 +158,7 @@ class _Session:
     def __init__(
         self, receiver: Receiver, call: Call, replica: Replica, mending: Mending, held: spool.Spool
     ) -> None:
-        self.options, self.call, self.replica = receiver.options, call, replica
+        self.options, self.prune, self.call, self.replica = receiver.options, receiver.prune, call, replica
         self.mending, self.held = mending, held
         self.stopping, self.counts, self._began = receiver.stopping, receiver.counts, time.monotonic()
 
@@ -243,6 +273,10 @@ class _Session:
             raise
 
     def _done(self, kind: str, point: Point, history: str) -> None:
-        self.call.send(
-            talk.Done(kind=kind, generation=point.generation, seal=point.seal, time=point.time, history=history)
-        )
+        pruned = self.prune(self.replica)
+        done = talk.Done(kind=kind, generation=point.generation, seal=point.seal, time=point.time, history=history)
+        if self.call.connection.version >= 2:
+            told = [warning[:1000] for warning in self.replica.warnings[: talk.MAX_WARNINGS]]
+            done = msgspec.structs.replace(done, pruned=pruned, warnings=told)
+        self.call.send(done)
+

@@ -7,16 +7,21 @@ from dataclasses import dataclass, field
 
 from secondsite.engine.remote.agent.confined import ConfinedFiles
 from secondsite.engine.remote.agent.meter import Counts
+from secondsite.engine.remote.trust.access import Action
 
 
 @dataclass(frozen=True)
 class Request:
-    """The folder of its replica, who to ask whether to stop, and where to count."""
+    """The folder of its replica, who to ask whether to stop, and where to count. `require` raises Refused where the
+    peer may not do something more. `keep`: how many points a cycle leaves, by the agent's operator.
+    """
 
     name: str
     folder: str
     stopping: Callable[[], bool] = field(default=lambda: False)
     counts: Counts = field(default_factory=Counts)
+    require: Callable[[Action], None] = field(default=lambda action: None)
+    keep: int | None = None
 
     @property
     def files(self) -> ConfinedFiles:

@@ -41,10 +41,12 @@ STOP_SECONDS = 10.0
 
 
 class Agent:
-    """Made with its identity and folder; `listen`, then `close`, or use it as a context."""
+    """Made with its identity and folder; `listen`, then `close`, or use it as a context. After each cycle the newest
+    `keep` points of a replica stay, or all of them.
+    """
 
-    def __init__(self, root: str, home: Home) -> None:
-        self.home = home
+    def __init__(self, root: str, home: Home, *, keep: int | None = None) -> None:
+        self.home, self.keep = home, keep
         self.identity = identity.load(home.identity)
         left = self.identity.ends - datetime.datetime.now(datetime.UTC)
         if left < _SOON:
@@ -126,7 +128,7 @@ class Agent:
         with ExitStack() as stack:
             connection, pin, name = self._meet(sock, peer, stack)
             if pin:
-                self._serve(Session(connection, pin, name, self.book.now, self.root, self.meter))
+                self._serve(Session(connection, pin, name, self.book.now, self.root, self.meter, self.keep))
 
     def _meet(self, sock: socket.socket, peer: str, stack: ExitStack) -> tuple[Connection, str, str]:
         """Until it is known who is there, whose place then is on `stack`; a stranger's only request is answered."""

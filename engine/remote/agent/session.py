@@ -38,10 +38,11 @@ class Session:
     """Of the peer whose key has the pin `pin`, called `name`."""
 
     def __init__(
-        self, connection: Connection, pin: str, name: str, book: Callable[[], access.Book], root: Root, meter: Meter
-    ) -> None:
+        self, connection: Connection, pin: str, name: str, book: Callable[[], access.Book], root: Root, meter: Meter,
+        keep: int | None = None,
+    ) -> None:  # fmt: skip
         self.connection, self.pin, self.name = connection, pin, name
-        self._book, self._root, self._meter = book, root, meter
+        self._book, self._root, self._meter, self._keep = book, root, meter, keep
         self._running: dict[int, Running] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -90,7 +91,10 @@ class Session:
         access.require(self._book(), self.pin, operation.action, args.name)
         about["replica"] = args.name
         counts = self._meter.of(args.name)
-        work = Request(args.name, self._root.replica(args.name), self._stopping.is_set, counts)
+        work = Request(
+            args.name, self._root.replica(args.name), self._stopping.is_set, counts,
+            lambda action: access.require(self._book(), self.pin, action, args.name), self._keep,
+        )  # fmt: skip
         with self._lock:
             self._running[call.number] = Running(call, operation.action, args.name)
         try:

@@ -15,8 +15,10 @@ import msgspec
 from secondsite.engine import errors, kernel
 
 MAGIC = b"2SMS"
-# The range of versions that this program speaks; the highest that both sides know is used.
-OLDEST, NEWEST = 1, 1
+# How messages are framed, in every header. What is said in them has versions of its own.
+FRAMING = 1
+# The range of versions that this program speaks; the highest that both sides know is used. 2: remote/talk.py.
+OLDEST, NEWEST = 1, 2
 
 _FIELDS = struct.Struct("<4sBBHIIIQ")
 _SUM = struct.Struct("<Q")
@@ -113,7 +115,7 @@ def pack_header(
     if len(control) > MAX_CONTROL or len(body) > MAX_BODY:
         raise ValueError(f"a message of {len(control)} and {len(body)} bytes is too long")
     fields = _FIELDS.pack(
-        MAGIC, NEWEST, kind, flags, call, len(control), len(body), _payload_sum(control, body, flags)
+        MAGIC, FRAMING, kind, flags, call, len(control), len(body), _payload_sum(control, body, flags)
     )
     return fields + _SUM.pack(_sum(fields))
 
@@ -127,7 +129,7 @@ def parse_header(data: bytes | bytearray | memoryview, peer: str) -> Header:
         raise Garbled("expected a message of secondsite; does something else listen there?", path=peer)
     if _SUM.unpack(data[_FIELDS.size :])[0] != _sum(data[: _FIELDS.size]):
         raise Garbled("the checksum of a message's header does not hold", path=peer)
-    if not OLDEST <= version <= NEWEST or kind not in KINDS or flags & ~(MORE | CHECKED):
+    if version != FRAMING or kind not in KINDS or flags & ~(MORE | CHECKED):
         raise Garbled(f"a message of version {version}, kind {kind}, flags {flags} is not known", path=peer)
     if control > MAX_CONTROL or body > MAX_BODY:
         raise Garbled(f"a message of {control} and {body} bytes is too long", path=peer)

@@ -83,6 +83,9 @@ def replicate(
     distrust: int = SAMPLED_BLOCKS,
     changed: str | os.PathLike[str] | None = None,
     allow_parent_path: Sequence[str] = (),
+    keep: int | None = None,
+    history: str = "auto",
+    trust_mtime: bool = False,
     workers: int | None = None,
     progress: Callable[[Progress], None] | None = None,
     cancel: Callable[[], bool] | None = None,
@@ -109,17 +112,18 @@ def replicate(
         stack.callback(origin.close)
         begin = talk.Begin(
             name=remote.name, source=origin.name, source_format=origin.format, size=0, block_size=block_size,
-            head=head, epoch=epoch, accept_source=accept_source,
+            head=head, epoch=epoch, accept_source=accept_source, keep=keep, history=history,
         )  # fmt: skip
         asking = _Asking(origin, tracker, allow_parent_path, qemu, bitmap_since, next_bitmap, changed, home)
         stack.callback(asking.close)
         sender = Sender(
             origin, asking.follow, begin, MapCache(str(home.maps), LocalFiles()), codec=packing,
             workers=workers or default_workers(), monitor=monitor, sent=link.sent, sample=distrust,
+            trusted=asking.unchanged if trust_mtime else lambda state: False,
         )  # fmt: skip
         cycle = _Cycle(remote, home, sender, link, cancel)
         found = cycle.run()
-        asking.remember(origin, found)
+        asking.remember(found)
         return _result(found, origin.image.size, began, asking, link.sent)
 
 
@@ -141,19 +145,27 @@ class _Asking:
     def follow(self, state: talk.State) -> Tracker:
         """For one attempt."""
         self.close()
-        self.far = Far(state, self.home.folder / "far")
-        replica: Any = self.far
+        replica = self._stand_in(state)
         asked = choose.Asked(
             self.origin, replica, self.allow_parent_path, self.qemu, self.bitmap_since, self.next_bitmap
         )
         self.chosen = choose.choose(self.wish, asked, None if self.changed is None else os.fspath(self.changed))
         return self.chosen.tracker
 
-    def remember(self, origin: Source, found: Sending) -> None:
+    def _stand_in(self, state: talk.State) -> Any:
+        self.far = Far(state, self.home.folder / "far")
+        return self.far
+
+    def unchanged(self, state: talk.State) -> bool:
+        """Do the source's times say that it is what the replica has?"""
+        return sources.unchanged(self._stand_in(state), self.origin, state.generation)
+
+    def remember(self, found: Sending) -> None:
         """What the source's files look like, for who goes by that in the next cycle."""
-        if self.far is not None and found.tracker not in ("changed", "hrl"):
+        if self.far is not None and found.tracker not in ("changed", "hrl", "mtime"):
+            self.far.becomes(found.done.seal)
             replica: Any = self.far
-            sources.remember(replica, origin.rested(), found.done.generation, time.time_ns())
+            sources.remember(replica, found.stamp, found.done.generation, found.moment_ns)
 
     def close(self) -> None:
         chosen, self.chosen = self.chosen, None
@@ -213,15 +225,17 @@ def refuse(**given: object) -> None:
 
 
 def _result(found: Sending, size: int, began: float, asking: _Asking, sent: Sent) -> Replicated:
-    done, tally, chosen = found.done, found.tally, asking.chosen
+    done, tally = found.done, found.tally
+    by_times = found.tracker == "mtime"
+    why = sources.BY_TIMES if by_times else asking.chosen.why if asking.chosen else ""
     warnings = [*found.warnings, *(asking.far.warnings if asking.far else [])]
     over, again, attempts = sent.bytes, sent.again, sent.attempts
     sent.begin()
     return Replicated(
         done.kind, done.generation, str(done.generation), found.tracker, size, tally.read_bytes, tally.changed_bytes,
-        tally.sent_bytes, time.monotonic() - began, done.history, 0, warnings, chosen.why if chosen else "",
-        found.marked is None, found.sampled, found.caught(), found.stall_seconds, found.application, found.kept_bytes,
-        over, again, attempts,
+        tally.sent_bytes, time.monotonic() - began, done.history, done.pruned, warnings, why,
+        found.marked is None and not by_times, found.sampled, found.caught(), found.stall_seconds, found.application,
+        found.kept_bytes, over, again, attempts,
     )  # fmt: skip
 
 

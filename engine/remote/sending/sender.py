@@ -12,9 +12,12 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from secondsite.engine import distrust, errors, scan
 from secondsite.engine.batch import SMALL_BATCH_BYTES
 from secondsite.engine.blockmap import BlockMap
+from secondsite.engine.images import Stamp
 from secondsite.engine.progress import Monitor
 from secondsite.engine.remote import talk
 from secondsite.engine.remote.link import protocol
@@ -31,7 +34,9 @@ from secondsite.engine.tracking import Marked
 
 @dataclass(frozen=True)
 class Sending:
-    """How one cycle came out. `marked` is None where all was read, else `sampled` other blocks were looked at."""
+    """How one cycle came out. `marked` is None where all was read, else `sampled` other blocks were looked at. What was
+    read is as old as `stamp`, which the source's files had at `moment_ns`.
+    """
 
     state: talk.State
     done: talk.Done
@@ -44,6 +49,8 @@ class Sending:
     application: bool = False
     kept_bytes: int = 0
     warnings: list[str] = field(default_factory=list)
+    stamp: tuple[Stamp, ...] | None = None
+    moment_ns: int = 0
 
     def caught(self) -> float | None:
         """As attempts.Outcome has it."""
@@ -72,31 +79,32 @@ class _Plan:
 class Sender:
     """Sends one source to one far replica over connections that the caller makes. `begin.size` is set by each attempt;
     without a `codec` it is chosen as the transfer goes. `follow` gives the tracker for a replica, and is asked once an
-    attempt; it stays the caller's. `sample` blocks that the tracker did not name are looked at.
+    attempt; it stays the caller's. `sample` blocks that the tracker did not name are looked at. Where `trusted` says so
+    of the replica's newest point, nothing is.
     """
 
     def __init__(
         self, origin: Source, follow: Callable[[talk.State], Tracker], begin: talk.Begin, cache: MapCache, *,
         codec: tuple[int, int] | None, workers: int = 1, monitor: Monitor | None = None, sent: Sent | None = None,
-        sample: int = 0,
+        sample: int = 0, trusted: Callable[[talk.State], bool] = lambda state: False,
     ) -> None:  # fmt: skip
         self.origin, self.follow, self.begin, self.cache = origin, follow, begin, cache
         self.codec, self.workers, self.monitor = codec, workers, monitor or Monitor()
-        self.sent, self.sample = sent or Sent(), sample
+        self.sent, self.sample, self.trusted = sent or Sent(), sample, trusted
 
     def run(self, connection: Connection) -> Sending:
         """One attempt. Raises what ended it; the cut is given back then, and what was spooled stays."""
         began = time.monotonic()
         size = self.origin.image.size
-        begin = talk.Begin(
-            name=self.begin.name, source=self.begin.source, source_format=self.begin.source_format, size=size,
-            block_size=self.begin.block_size, head=self.begin.head, epoch=self.begin.epoch,
-            accept_source=self.begin.accept_source,
-        )  # fmt: skip
-        with connection.call(talk.OPERATION, begin) as call:
+        talk.check_version(connection.version, self.begin, connection.peer)
+        with connection.call(talk.OPERATION, msgspec.structs.replace(self.begin, size=size)) as call:
             state = protocol.decode(call.receive().control, talk.State, call.peer)
             plan.check(state, call.peer)
             self.sent.resumed(state.spool_bytes)
+            if not state.spool_frames and size == state.virtual_bytes and self.trusted(state):
+                done = _finish(call, 0, state.seal, "mtime", scan.Tally())
+                told = done.warnings[: talk.MAX_WARNINGS]
+                return Sending(state, done, scan.Tally(), "mtime", time.monotonic() - began, warnings=told)
             with self.cache.working(state, lambda ask: plan.fetch(call, ask), call.peer) as held:
                 if size > held.image_size:
                     held.resize(size)
@@ -118,7 +126,7 @@ class Sender:
     def _over(self, made: _Plan, tracker: Tracker, known: Have | None) -> Sending:
         state, origin = made.state, self.origin
         drawn = self._draw(state) if known else array("Q")
-        before = origin.rested()
+        moment, before = time.time_ns(), origin.rested()
         with tracker.begin(known, _ranges(drawn, state)) as cut:
             if cut.image.size != made.size:
                 raise errors.SourceChanged("it changed its size while it was looked at", path=origin.path)
@@ -130,13 +138,13 @@ class Sender:
             if not cut.frozen and origin.stamp() != before:
                 raise errors.SourceChanged("it was written while it was read", path=origin.path)
             made.held.resize(made.size)
-            done = _finish(made.call, outlet, made.held.seal().hex(), cut.tracker, tally)
+            done = _finish(made.call, outlet.bytes, made.held.seal().hex(), cut.tracker, tally)
             self.cache.keep(made.held)
-            warnings = list(cut.warnings)
+            warnings = [*cut.warnings, *done.warnings[: talk.MAX_WARNINGS]]
             _acknowledge(cut, Have(state.replica_id.hex(), done.generation, done.seal), warnings)
             return Sending(
                 state, done, tally, cut.tracker, time.monotonic() - made.began, marked, sampled, cut.stall_seconds,
-                cut.application, cut.kept_bytes, warnings,
+                cut.application, cut.kept_bytes, warnings, before, moment,
             )  # fmt: skip
 
     def _draw(self, state: talk.State) -> array[int]:
@@ -174,10 +182,10 @@ def _ranges(drawn: array[int], state: talk.State) -> list[tuple[int, int]]:
     return [(number * block, min(block, size - number * block)) for number in drawn]
 
 
-def _finish(call: Call, outlet: Outlet, seal: str, tracker: str, tally: scan.Tally) -> talk.Done:
+def _finish(call: Call, sent_bytes: int, seal: str, tracker: str, tally: scan.Tally) -> talk.Done:
     call.send(talk.Finish(
         seal=seal, tracker=tracker, read_bytes=tally.read_bytes, changed_bytes=tally.changed_bytes,
-        sent_bytes=outlet.bytes,
+        sent_bytes=sent_bytes,
     ))  # fmt: skip
     while True:
         said = talk.from_replica(call.receive().control, call.peer)

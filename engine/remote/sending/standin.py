@@ -27,13 +27,26 @@ class _Size:
 
 
 class Far:
-    """Of the replica that an agent described as `state`; `folder` is where this host keeps what it knows of it."""
+    """Of the replica that an agent described as `state`; `folder` is where this host keeps what it knows of it.
+
+    What it knows of a point is filed under the point's seal: an agent's folder may be put back to an older state, and
+    then another point gets the same number.
+    """
 
     def __init__(self, state: talk.State, folder: Path) -> None:
         self.state, self.files, self.warnings = state, LocalFiles(), list[str]()
         self.identity = _Named(state.replica_id, state.block_size)
         self.layout = Layout(str(folder / state.replica_id.hex()))
         self.files.mkdir(self.layout.root)
+        self._file_under(state.seal)
+
+    def _file_under(self, seal: str) -> None:
+        self.layout.checked = f"{self.layout.root}/checked-{seal[:16] or 'none'}.json"
+
+    def becomes(self, seal: str) -> None:
+        """The replica has a new newest point; what was known of the one before is forgotten."""
+        self.files.unlink(self.layout.checked)
+        self._file_under(seal)
 
     def point(self, generation: int) -> Any:
         """The newest point, of which only the size is known."""
