@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,14 +82,41 @@ def run(command: Sequence[str], *, env: Mapping[str, str] | None = None, keep_ou
     return Ran(**json.loads(used), output=done.stdout.decode() if keep_output else "")
 
 
-def ours(*arguments: str | Path, bytecode: Path) -> Ran:
-    """`secondsite ... --json` as a whole command.
-
-    Its compiled modules lie in `bytecode`, as an installed package has them: where PYTHONDONTWRITEBYTECODE is set,
-    or the package is not writable, every start would compile all of it.
+def compiled(bytecode: Path) -> dict[str, str]:
+    """The environment in which our compiled modules lie in `bytecode`, as an installed package has them: where
+    PYTHONDONTWRITEBYTECODE is set, or the package is not writable, every start would compile all of it.
     """
-    env = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(bytecode)}
-    return run([*secondsite(), *(str(each) for each in arguments), "--json"], env=env, keep_output=True)
+    return {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(bytecode)}
+
+
+def ours(*arguments: str | Path, bytecode: Path, before: Sequence[str] = ()) -> Ran:
+    """`secondsite ... --json` as a whole command; `before` is what runs it somewhere else, such as in a namespace."""
+    command = [*before, *secondsite(), *(str(each) for each in arguments), "--json"]
+    return run(command, env=compiled(bytecode), keep_output=True)
+
+
+@contextmanager
+def running(
+    command: Sequence[str], *, env: Mapping[str, str] | None = None, keep_output: bool = False
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process until the end of the block: asked to end, and killed where it does not. Raises Unreachable."""
+    child = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE if keep_output else subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, env={**os.environ, "PATH": search_path(), **(env or {})},
+    )  # fmt: skip
+    try:
+        yield child
+        if child.poll() is not None:
+            raise errors.Unreachable(f"{' '.join(command[:2])} ended by itself with status {child.returncode}")
+    finally:
+        child.send_signal(signal.SIGTERM)
+        try:
+            child.wait(20)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+        if child.stdout is not None:
+            child.stdout.close()
 
 
 def output_bytes(command: Sequence[str]) -> int:

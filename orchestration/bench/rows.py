@@ -16,7 +16,7 @@ JUDGED_BYTES = 1 * GIB
 class Row:
     """`ratio` is peer / ours: above 1 ours is the faster or the smaller. `kind`: `command` (whole, with its start),
     `engine` (what a command says of itself), `kernel` (in this process) or `limit` (the peer is a limit, not a tool).
-    `unit`: s, B (bytes written or stored) or MiB (of memory). `bytes` is the work behind a time."""
+    `unit`: s, B (bytes written or stored), MiB (of memory) or nothing (a share). `bytes` is the work behind a time."""
 
     group: str
     name: str

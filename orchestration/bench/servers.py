@@ -6,10 +6,7 @@ All servers have the same file, and each load goes to all of them in turn.
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -78,7 +75,7 @@ def _while_cycling(bench: Bench, sides: dict[str, str], image: Path, size: int) 
     command = [*process.secondsite(), "replicate", str(image), str(replica), "--watch", "1", "--keep", "3"]
 
     def cycling(load: Load) -> float:
-        with _running(command):
+        with process.running(command):
             time.sleep(_FIRST_CYCLE_SECONDS if bench.judged else 0.2)
             return _fio(bench, sides["ours"], load, size)
 
@@ -131,27 +128,9 @@ _SERVERS = {"ours": _ours, "qemu-nbd": _qemu_nbd, "nbdkit": _nbdkit}
 
 
 @contextmanager
-def _running(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A process until the end of the block: asked to end, and killed where it does not. Raises Unreachable."""
-    environment = {**os.environ, "PATH": process.search_path()}
-    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
-    try:
-        yield running
-        if running.poll() is not None:
-            raise errors.Unreachable(f"{' '.join(command[:2])} ended by itself with status {running.returncode}")
-    finally:
-        running.send_signal(signal.SIGTERM)
-        try:
-            running.wait(20)
-        except subprocess.TimeoutExpired:
-            running.kill()
-            running.wait()
-
-
-@contextmanager
 def serving(command: list[str], socket: Path) -> Iterator[None]:
     """A server whose socket is there."""
-    with _running(command) as server:
+    with process.running(command) as server:
         end = time.monotonic() + _START_SECONDS
         while not socket.exists():
             if server.poll() is not None or time.monotonic() > end:

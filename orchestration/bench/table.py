@@ -19,9 +19,11 @@ _FULL = 64.0
 
 
 def value(unit: str, number: float | None) -> str:
-    """A measured value with its unit: `0.412 s`, `97.1 MiB`, `41.3 MiB` of bytes."""
+    """A measured value with its unit: `0.412 s`, `97.1 MiB`, `41.3 MiB` of bytes, `1.0042` without one."""
     if number is None:
         return ""
+    if not unit:
+        return f"{number:.4f}"
     if unit == "s":
         return f"{number:.3f} s" if number < 10 else f"{number:.1f} s"
     return f"{number:.1f} MiB" if unit == "MiB" else format_size(number)

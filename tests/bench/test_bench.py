@@ -19,7 +19,7 @@ MIB = 1 << 20
 
 
 def run(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=200, **options)
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300, **options)
 
 
 def check(report: dict[str, Any], groups: set[str]) -> None:
