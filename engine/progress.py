@@ -36,7 +36,7 @@ class Monitor:
         cancel: Callable[[], bool] | None = None,
         limit: int | None = None,
     ) -> None:
-        self._report, self._cancel = progress, cancel
+        self._report, self.cancel = progress, cancel
         self.limiter = Limiter(limit) if limit else None
         self._stage, self._done, self._total, self._changed = "", 0, 0, 0
         self._last = 0.0
@@ -75,7 +75,7 @@ class Monitor:
 
     def check(self) -> None:
         """Raises Cancelled once the caller asked to stop."""
-        if self._cancel is not None and self._cancel():
+        if self.cancel is not None and self.cancel():
             raise errors.Cancelled("stopped on request; nothing was changed")
 
     def take(self, count: int) -> None:

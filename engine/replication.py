@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from secondsite.engine import attempts, errors, units
+from secondsite.engine import admission, attempts, errors, units
 from secondsite.engine import source as sources
 from secondsite.engine.attempts import Outcome
 from secondsite.engine.delta import format as fmt
-from secondsite.engine.distrust import SAMPLED_BLOCKS, check_count
+from secondsite.engine.distrust import SAMPLED_BLOCKS
 from secondsite.engine.files import Files, LocalFiles
 from secondsite.engine.images import Image
 from secondsite.engine.images.raw import real_path
@@ -22,7 +22,7 @@ from secondsite.engine.progress import Monitor, Progress
 from secondsite.engine.qemu.machine import Qemu
 from secondsite.engine.remote import url
 from secondsite.engine.replica import prune
-from secondsite.engine.replica.container import check_format, check_size
+from secondsite.engine.replica.container import check_size
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.identity import Identity
 from secondsite.engine.replica.layout import Layout
@@ -98,10 +98,14 @@ def replicate(
     replica holds every point that it held before.
     """
     began = time.monotonic()
-    if isinstance(tracker, str):
-        choose.check_name(tracker)
-    check_count(distrust)
-    check_numbers(keep, limit, history)
+    terms = admission.Terms(block_size, head, epoch, accept_source)
+    wish = choose.Wish(tracker, qemu, bitmap_since, next_bitmap, changed)
+    wish.check()
+    given = sources.Given(source, source_id, source_format, allow_parent_path, running=qemu is not None)
+    options = Options(
+        _codec(codec), history, resync, trust_mtime, workers or default_workers(), clock, distrust, keep
+    )
+    _check_limit(limit)
     if url.is_remote(os.fspath(replica)):
         from secondsite.engine.remote import pace
         from secondsite.engine.remote.sending import outbound
@@ -110,33 +114,20 @@ def replicate(
         route = link or outbound.Link(retries=0)
         if limit is not None or schedule is not None:
             route = dataclasses.replace(route, pace=pace.throttle(limit, schedule))
-        return outbound.replicate(
-            source, url.parse(os.fspath(replica)), block_size=block_size, codec=codec, head=head, epoch=epoch,
-            source_id=source_id, accept_source=accept_source, source_format=source_format, tracker=tracker, qemu=qemu,
-            bitmap_since=bitmap_since, next_bitmap=next_bitmap, distrust=distrust, changed=changed,
-            allow_parent_path=allow_parent_path, keep=keep, history=history, trust_mtime=trust_mtime, workers=workers,
-            progress=progress, cancel=cancel, state=state, link=route,
-        )  # fmt: skip
+        remote, monitor = url.parse(os.fspath(replica)), Monitor(progress, cancel)
+        return outbound.replicate(given, remote, terms, wish, options, monitor, link=route, state=state)
     if schedule is not None or link is not None:
         raise errors.Usage("a calendar and retries are for a replica on another host")
-    if block_size is not None:
-        units.check_block_size(block_size)
-    if head is not None:
-        check_format(head)
-    options = Options(
-        fmt.parse_codec(codec), history, resync, trust_mtime, workers or default_workers(), clock, distrust
-    )
     files, root = files or LocalFiles(), os.fspath(replica)
-    origin = _open_source(source, source_id, source_format, allow_parent_path, files, root, qemu)
+    origin = _open_source(given, files, root)
     try:
         _refuse_inside(origin, root, files)
-        opened = _open_or_create(root, files, origin, block_size, head, options)
+        opened = _open_or_create(root, files, origin, terms, options)
         with opened.writing(force=resync):
-            admit(opened, origin, block_size, head, epoch, accept_source)
+            admission.admit(opened, origin, terms)
             if resync:
                 opened.mend_records()
-            asked = choose.Asked(origin, opened, allow_parent_path, qemu, bitmap_since, next_bitmap)
-            chosen = choose.choose(tracker, asked, None if changed is None else os.fspath(changed))
+            chosen = choose.choose(choose.Asked(origin, opened, wish))
             result = _run(opened, origin, chosen, options, Monitor(progress, cancel, limit))
             if resync:
                 _examine(opened, options, Monitor(progress))  # the cycle is committed: this is not to be cancelled
@@ -189,14 +180,16 @@ def replicate_logs(
     from secondsite.engine.hrl.source import HrlSource
 
     began = time.monotonic()
-    check_numbers(keep, limit, history)
+    _check_limit(limit)
+    options = Options(
+        _codec(codec), history, False, False, workers or default_workers(), clock, keep=keep
+    )
     opened = Replica.open(os.fspath(replica), files)
     with opened.writing():
         origin = HrlSource(opened, logs)
         try:
-            admit(opened, origin, None, None, epoch, accept=False)
+            admission.admit(opened, origin, admission.Terms(epoch=epoch))
             tracker = RangesTracker("hrl", origin, origin.overlay.changed_ranges)
-            options = Options(fmt.parse_codec(codec), history, False, False, workers or default_workers(), clock)
             origin.announce()
             result = attempts.run(opened, origin, tracker, options, Monitor(progress, cancel, limit))
             origin.remember(result.point)
@@ -218,30 +211,22 @@ def _result(result: Outcome, replica: Replica, began: float, pruned: int, why: s
     )  # fmt: skip
 
 
-def check_numbers(keep: int | None, limit: int | None, history: str) -> None:
-    """Raises Usage for what no cycle can be made with."""
-    if history not in ("auto", "undo", "clone"):
-        raise errors.Usage(f"history is auto, undo or clone, not {history!r}")
-    if keep is not None and keep < 1:
-        raise errors.Usage("keep must be at least 1: the newest point is the head")
+def _codec(text: str) -> tuple[int, int] | None:
+    """None where it is to be chosen. Raises Usage."""
+    return None if text == "auto" else fmt.parse_codec(text)
+
+
+def _check_limit(limit: int | None) -> None:
     if limit is not None and limit < 1:
         raise errors.Usage("the limit must be at least one byte a second")
 
 
-def _open_source(
-    source: str | os.PathLike[str] | Image,
-    name: str | None,
-    format: str | None,
-    allow: Sequence[str],
-    files: Files,
-    root: str,
-    qemu: Qemu | None,
-) -> sources.Source:
+def _open_source(given: sources.Given, files: Files, root: str) -> sources.Source:
     """The source, in the format that the replica remembers: a guest may write any signature into a raw disk."""
     layout = Layout(root)
-    if format is None and files.size(layout.identity) >= 0 and files.listdir(layout.points):
-        format = Replica.open(root, files).identity.source_format
-    return sources.Source(source, name, format=format, allow_parent_path=allow, running=qemu is not None)
+    if given.format is None and files.size(layout.identity) >= 0 and files.listdir(layout.points):
+        given = dataclasses.replace(given, format=Replica.open(root, files).identity.source_format)
+    return given.open()
 
 
 def _refuse_inside(origin: sources.Source, root: str, files: Files) -> None:
@@ -252,12 +237,7 @@ def _refuse_inside(origin: sources.Source, root: str, files: Files) -> None:
 
 
 def _open_or_create(
-    root: str,
-    files: Files,
-    origin: sources.Source,
-    block_size: int | None,
-    head: str | None,
-    options: Options,
+    root: str, files: Files, origin: sources.Source, terms: admission.Terms, options: Options
 ) -> Replica:
     layout = Layout(root)
     if files.size(layout.identity) >= 0 or files.listdir(layout.points):
@@ -265,54 +245,8 @@ def _open_or_create(
     for folder in PurePosixPath(real_path(root)).parents:
         if files.size(Layout(str(folder)).identity) >= 0:
             raise errors.Refused("lies inside another replica; choose a folder of its own", path=root)
-    check_size(head or "raw", origin.image.size, origin.path)
-    size = block_size or units.DEFAULT_BLOCK_SIZE
-    identity = Identity.new(size, format_time(options.clock()), origin.name, "undo", origin.format, head or "raw")
+    head = terms.head or "raw"
+    check_size(head, origin.image.size, origin.path)
+    size = terms.block_size or units.DEFAULT_BLOCK_SIZE
+    identity = Identity.new(size, format_time(options.clock()), origin.name, "undo", origin.format, head)
     return Replica.create(root, files, identity, probe=options.history != "undo")
-
-
-def admit(
-    replica: Replica,
-    origin: sources.Source,
-    block_size: int | None,
-    head: str | None,
-    epoch: int | None,
-    accept: bool,
-) -> None:
-    """May this source write into this replica? Raises Refused. Mends a damaged copy of the identity."""
-    identity = replica.identity
-    if not replica.head_generation() and not replica.files.exists(replica.layout.head):
-        # Nothing was ever committed here: a first cycle that failed binds nobody to what it was to be.
-        made = identity.raised(max(identity.epoch, epoch or 0)).following(origin.name, origin.format)
-        made = made.reshaped(block_size or identity.block_size, head or identity.head_format)
-        if made != identity:
-            replica.become(made)
-        return
-    if block_size is not None and block_size != identity.block_size:
-        raise errors.Refused(
-            f"its block size is {identity.block_size}, not {block_size}; it stays for a replica's life",
-            path=replica.layout.root,
-        )
-    if head is not None and head != identity.head_format:
-        raise errors.Refused(
-            f"its head is of format {identity.head_format}, not {head}; it stays for a replica's life",
-            path=replica.layout.root,
-        )
-    if epoch is not None and epoch < identity.epoch:
-        raise errors.Refused(
-            f"is at epoch {identity.epoch}, this source at {epoch}: a failover happened in between",
-            path=replica.layout.root,
-        )
-    if not origin.follows(identity.source) and not accept:
-        raise errors.Refused(
-            f"follows another image, {identity.source.partition(':')[2]} (--accept-source lets this one replace it)",
-            path=replica.layout.root,
-        )
-    if origin.format != identity.source_format and not accept:
-        raise errors.Refused(
-            f"follows an image of format {identity.source_format}, not {origin.format} (--accept-source allows it)",
-            path=replica.layout.root,
-        )
-    raised = identity.raised(max(identity.epoch, epoch or 0)).following(origin.name, origin.format)
-    if raised != identity or replica.warnings:
-        replica.write_identity(raised)

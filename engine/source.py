@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -30,6 +31,23 @@ _SETTLE_TRIES = 5
 _OCTAL = re.compile(rb"\\([0-3][0-7][0-7])")
 
 
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A source as a caller names it, not yet opened; see Source."""
+
+    source: str | os.PathLike[str] | Image
+    name: str | None = None
+    format: str | None = None
+    allow_parent_path: Sequence[str] = ()
+    running: bool = False
+
+    def open(self) -> Source:
+        """Raises Unreachable, Damaged, Refused, Usage."""
+        return Source(
+            self.source, self.name, format=self.format, allow_parent_path=self.allow_parent_path, running=self.running
+        )
+
+
 class Source:
     """An image that is read, by path or already open (an embedding program's own); `by_path` says which.
 
@@ -48,6 +66,7 @@ class Source:
         running: bool = False,
     ) -> None:
         self.bitmap: str | None = None
+        self.allow_parent_path = allow_parent_path
         if isinstance(source, Image):
             self.image, self.format = source, "raw"
         elif is_url(source):

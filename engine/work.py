@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from secondsite.engine import distrust, errors, scan
 from secondsite.engine.batch import Batch
+from secondsite.engine.delta import format as fmt
 from secondsite.engine.replica.cycle import Cycle, InPlace, Next
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.mend import Mending
@@ -17,15 +18,29 @@ from secondsite.engine.replica.point import Point, format_time
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to make a cycle; see `replicate`."""
+    """How to make a cycle; see `replicate`. Without a `codec` it is chosen."""
 
-    codec: tuple[int, int]
+    codec: tuple[int, int] | None
     history: str
     resync: bool
     trust_mtime: bool
     workers: int
     clock: Callable[[], datetime.datetime]
     distrust: int = distrust.SAMPLED_BLOCKS
+    keep: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raises Usage."""
+        if self.keep is not None and self.keep < 1:
+            raise errors.Usage("keep must be at least 1: the newest point is the head")
+        distrust.check_count(self.distrust)
+        if self.history not in ("auto", "undo", "clone"):
+            raise errors.Usage(f"history is auto, undo or clone, not {self.history!r}")
+
+    @property
+    def packing(self) -> tuple[int, int]:
+        """Codec and level of undo deltas."""
+        return self.codec or fmt.parse_codec("auto")
 
 
 class Work:
@@ -60,7 +75,7 @@ class Work:
                 return cloned
             if options.history == "clone":
                 raise errors.Refused("this file system cannot clone files", path=replica.layout.root)
-        return InPlace(replica, old, self.size, self.mending.logical, options.codec, mend=options.resync)
+        return InPlace(replica, old, self.size, self.mending.logical, options.packing, mend=options.resync)
 
     def finish(self, tally: scan.Tally, moment: datetime.datetime) -> tuple[str, Point, str]:
         """Commit, where there is anything to: the kind, the newest point, and how the one before it is kept."""

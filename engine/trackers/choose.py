@@ -7,7 +7,8 @@ are called.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable
 from typing import NamedTuple
 
 from secondsite.engine import errors
@@ -19,6 +20,21 @@ from secondsite.engine.trackers.base import Tracker
 from secondsite.engine.trackers.scan import ListTracker, ScanTracker, VhdxTracker
 
 
+class Wish(NamedTuple):
+    """What a caller said of how its source is to be followed; see `replicate`."""
+
+    tracker: str | Tracker = "auto"
+    qemu: Qemu | None = None
+    bitmap_since: str | None = None
+    next_bitmap: str | None = None
+    changed: str | os.PathLike[str] | None = None
+
+    def check(self) -> None:
+        """Raises Usage for what is no tracker."""
+        if isinstance(self.tracker, str) and self.tracker != "auto" and self.tracker not in NAMED:
+            raise errors.Usage(f"tracker is {', '.join(('auto', *NAMED))}, not {self.tracker!r}")
+
+
 class Asked(NamedTuple):
     """A cycle that needs a tracker. `origin.by_path` says whether the source is a file or device, or a URL, at
     `origin.path`, and not another program's Image.
@@ -26,10 +42,7 @@ class Asked(NamedTuple):
 
     origin: Source
     replica: Replica
-    allow_parent_path: Sequence[str] = ()
-    qemu: Qemu | None = None
-    bitmap_since: str | None = None
-    next_bitmap: str | None = None
+    wish: Wish
 
 
 class Chosen(NamedTuple):
@@ -60,7 +73,7 @@ def _clones(asked: Asked, *, probed: bool) -> Tracker:
         raise errors.Usage("only an image file can be tracked by clones", path=origin.path)
     return CloneTracker(
         origin.path, asked.replica.identity.replica_id.hex(), format=origin.format,
-        allow_parent_path=asked.allow_parent_path, probed=probed,
+        allow_parent_path=origin.allow_parent_path, probed=probed,
     )  # fmt: skip
 
 
@@ -68,9 +81,10 @@ def _qemu(asked: Asked) -> Tracker:
     from secondsite.engine.trackers.qemu import QemuTracker
 
     origin = asked.origin
-    if asked.qemu is None or not origin.by_path:
+    qemu = asked.wish.qemu
+    if qemu is None or not origin.by_path:
         raise errors.Usage("QEMU follows the file of a disk, and its monitor has to be named (--qmp)", path=origin.path)
-    return QemuTracker(origin.path, asked.replica.identity.replica_id.hex(), asked.qemu, origin.format)
+    return QemuTracker(origin.path, asked.replica.identity.replica_id.hex(), qemu, origin.format)
 
 
 def _served(asked: Asked) -> Tracker:
@@ -92,25 +106,25 @@ def _find_served(asked: Asked) -> Chosen | None:
 
 
 def _find_qemu(asked: Asked) -> Chosen | None:
-    return Chosen(_qemu(asked), True, "its QEMU was named") if asked.qemu else None
+    return Chosen(_qemu(asked), True, "its QEMU was named") if asked.wish.qemu else None
 
 
 def _bitmap(asked: Asked) -> Tracker:
     from secondsite.engine.images.nbd import NbdImage
     from secondsite.engine.trackers.bitmap import BitmapTracker
 
-    origin, replica = asked.origin, asked.replica
-    if not isinstance(origin.image, NbdImage) or not (origin.bitmap or asked.next_bitmap):
+    origin, replica, wish = asked.origin, asked.replica, asked.wish
+    if not isinstance(origin.image, NbdImage) or not (origin.bitmap or wish.next_bitmap):
         raise errors.Usage("only an NBD URL with bitmap=NAME has a dirty bitmap", path=origin.path)
     return BitmapTracker(
-        origin.image, origin.bitmap or "", replica.files, replica.layout.bitmap, since=asked.bitmap_since,
-        next_bitmap=asked.next_bitmap,
+        origin.image, origin.bitmap or "", replica.files, replica.layout.bitmap, since=wish.bitmap_since,
+        next_bitmap=wish.next_bitmap,
     )  # fmt: skip
 
 
 def _find_bitmap(asked: Asked) -> Chosen | None:
     """Also for a URL without one, where the next is to have one."""
-    if not asked.origin.is_url or not (asked.origin.bitmap or asked.next_bitmap):
+    if not asked.origin.is_url or not (asked.origin.bitmap or asked.wish.next_bitmap):
         return None
     return Chosen(_bitmap(asked), True, "a bitmap was named")
 
@@ -142,18 +156,12 @@ AUTO: tuple[Callable[[Asked], Chosen | None], ...] = (
 )  # fmt: skip
 
 
-def check_name(name: str) -> None:
-    """Raises Usage for what is no tracker."""
-    if name != "auto" and name not in NAMED:
-        raise errors.Usage(f"tracker is {', '.join(('auto', *NAMED))}, not {name!r}")
-
-
-def choose(wish: str | Tracker, asked: Asked, changed: str | None = None) -> Chosen:
+def choose(asked: Asked) -> Chosen:
     """The tracker of a cycle. Raises Usage and Refused where the one that was named cannot follow this source.
 
     Clones that earlier cycles of this replica kept go where another tracker is chosen: they would grow for nothing.
     """
-    chosen = _choose(wish, asked, changed)
+    chosen = _choose(asked)
     if asked.origin.by_path and chosen.ours and chosen.tracker.name not in ("clone", "changed"):
         _forget_clones(asked)
     return chosen
@@ -167,18 +175,19 @@ def _forget_clones(asked: Asked) -> None:
     Spot.of(asked.origin.path, asked.replica.identity.replica_id.hex()).forget()
 
 
-def _choose(wish: str | Tracker, asked: Asked, changed: str | None) -> Chosen:
-    if asked.qemu is not None and (wish not in ("auto", "qemu") or changed is not None) and isinstance(wish, str):
+def _choose(asked: Asked) -> Chosen:
+    wish, qemu, since, following, changed = asked.wish
+    if qemu is not None and (wish not in ("auto", "qemu") or changed is not None) and isinstance(wish, str):
         other = "a list of changes" if changed is not None else f"tracker {wish}"
         raise errors.Usage(f"{other} would read the file that QEMU writes on", path=asked.origin.path)
-    if (asked.next_bitmap or asked.bitmap_since) and (not asked.origin.is_url or wish not in ("auto", "bitmap")):
+    if (following or since) and (not asked.origin.is_url or wish not in ("auto", "bitmap")):
         raise errors.Usage("has no dirty bitmap that could be named: only an NBD URL has", path=asked.origin.path)
     if isinstance(wish, Tracker):
         return Chosen(wish, False, "it was given")
     if wish == "scan":
         return Chosen(_scan(asked), True, "it was asked for")
     if changed is not None:
-        return Chosen(ListTracker(asked.origin, asked.replica, changed), True, "a list was given")
+        return Chosen(ListTracker(asked.origin, asked.replica, os.fspath(changed)), True, "a list was given")
     if wish != "auto":
         return Chosen(NAMED[wish](asked), True, "it was asked for")
     for find in AUTO:

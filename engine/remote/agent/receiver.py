@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from secondsite.engine import attempts, errors, replication, units
+from secondsite.engine import admission, attempts, errors, replication, units
 from secondsite.engine.blockmap import PAGE_BLOCKS, BlockMap
 from secondsite.engine.delta import format as fmt
 from secondsite.engine.files import Files
@@ -24,7 +24,7 @@ from secondsite.engine.remote.link import protocol
 from secondsite.engine.remote.link.calls import Call
 from secondsite.engine.remote.patience import patiently
 from secondsite.engine.replica import prune
-from secondsite.engine.replica.container import check_format, check_size
+from secondsite.engine.replica.container import check_size
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.identity import Identity
 from secondsite.engine.replica.mend import Mending
@@ -64,23 +64,22 @@ class Receiver:
         Busy for a second sender. What was spooled stays for the next attempt.
         """
         self._take_options(begin)
+        terms = admission.Terms(begin.block_size, begin.head, begin.epoch, begin.accept_source)
         replica = self._replica(begin, call.peer)
         with ExitStack() as stack:
             stack.enter_context(_alone(replica))
             with replica.writing():
                 origin: Any = _Origin(begin.source, begin.source_format)
-                replication.admit(
-                    replica, origin, begin.block_size, begin.head, begin.epoch, begin.accept_source
-                )
+                admission.admit(replica, origin, terms)
                 session = self._open(call, begin, replica, stack)
             with replica.reading():  # who reads is not kept waiting by a slow link
                 said = session.receive()
             return session.conclude(said)
 
     def _take_options(self, begin: talk.Begin) -> None:
-        replication.check_numbers(begin.keep, None, begin.history)
+        asked = replace(self.options, history=begin.history, keep=begin.keep)
         if begin.history != "auto":
-            self.options = replace(self.options, history=begin.history)
+            self.options = asked
         if begin.keep is not None:
             self.dropping()
             self._drops = self.keep is None or begin.keep < self.keep
@@ -99,18 +98,14 @@ class Receiver:
             return 0
 
     def _replica(self, begin: talk.Begin, peer: str) -> Replica:
-        layout_size = begin.block_size or units.DEFAULT_BLOCK_SIZE
-        units.check_block_size(layout_size)
-        if begin.head is not None:
-            check_format(begin.head)
         if max(len(begin.source), len(begin.source_format)) > _MAX_NAME or begin.size < 0:
             raise protocol.Garbled("a name that is too long, or a negative size", path=peer)
         if self.files.exists(self.root) and self.files.size(f"{self.root}/replica.json") >= 0:
             return Replica.open(self.root, self.files)
         check_size(begin.head or "raw", begin.size, peer)
         made = Identity.new(
-            layout_size, format_time(self.options.clock()), begin.source, "undo", begin.source_format,
-            begin.head or "raw",
+            begin.block_size or units.DEFAULT_BLOCK_SIZE, format_time(self.options.clock()), begin.source,
+            "undo", begin.source_format, begin.head or "raw",
         )  # fmt: skip
         return Replica.create(self.root, self.files, made, probe=self.options.history != "undo")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,14 +9,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from secondsite.engine import errors, units
+from secondsite.engine import errors
 from secondsite.engine import source as sources
-from secondsite.engine.delta import format as fmt
-from secondsite.engine.distrust import SAMPLED_BLOCKS
+from secondsite.engine.admission import Terms
 from secondsite.engine.files import LocalFiles
-from secondsite.engine.images import Image
-from secondsite.engine.progress import Monitor, Progress
-from secondsite.engine.qemu.machine import Qemu
+from secondsite.engine.progress import Monitor
 from secondsite.engine.remote import dial, talk, url
 from secondsite.engine.remote.home import Home
 from secondsite.engine.remote.link.connection import IDLE_SECONDS, Connection
@@ -28,12 +24,12 @@ from secondsite.engine.remote.sending.mapcache import MapCache
 from secondsite.engine.remote.sending.sender import Sender, Sending
 from secondsite.engine.remote.sending.standin import Far
 from secondsite.engine.remote.sending.tally import Sent
-from secondsite.engine.replica.container import check_format
 from secondsite.engine.results import Replicated
-from secondsite.engine.source import Source
+from secondsite.engine.source import Given, Source
 from secondsite.engine.trackers import choose
 from secondsite.engine.trackers.base import Tracker
-from secondsite.engine.workers import default_workers, looking
+from secondsite.engine.work import Options
+from secondsite.engine.workers import looking
 
 _ASK_SECONDS = 0.1
 # After a cut the agent may hold our own replica for us until it notices, too.
@@ -66,63 +62,28 @@ RETRIES = 5
 
 
 def replicate(
-    source: str | os.PathLike[str] | Image,
-    remote: url.Remote,
-    *,
-    block_size: int | None = None,
-    codec: str = "auto",
-    head: str | None = None,
-    epoch: int | None = None,
-    source_id: str | None = None,
-    accept_source: bool = False,
-    source_format: str | None = None,
-    tracker: str | Tracker = "auto",
-    qemu: Qemu | None = None,
-    bitmap_since: str | None = None,
-    next_bitmap: str | None = None,
-    distrust: int = SAMPLED_BLOCKS,
-    changed: str | os.PathLike[str] | None = None,
-    allow_parent_path: Sequence[str] = (),
-    keep: int | None = None,
-    history: str = "auto",
-    trust_mtime: bool = False,
-    workers: int | None = None,
-    progress: Callable[[Progress], None] | None = None,
-    cancel: Callable[[], bool] | None = None,
-    clock: Callable[[], datetime.datetime] | None = None,
-    state: str | os.PathLike[str] | None = None,
-    link: Link | None = None,
-) -> Replicated:
-    """One cycle to the agent's replica. The arguments are those of `replication.replicate`; `state` is the folder of
-    what this host knows of others. Raises what `replicate` and `dial.connect` raise.
+    given: Given, remote: url.Remote, terms: Terms, wish: choose.Wish, options: Options, monitor: Monitor, *,
+    link: Link, state: str | os.PathLike[str] | None,
+) -> Replicated:  # fmt: skip
+    """One cycle to the agent's replica; `state` is the folder of what this host knows of others. Raises what
+    `replication.replicate` and `dial.connect` raise.
     """
-    began = time.monotonic()
-    if block_size is not None:
-        units.check_block_size(block_size)
-    if head is not None:
-        check_format(head)
-    packing = None if codec == "auto" else fmt.parse_codec(codec)
-    home, link = Home.of(state), link or Link()
-    monitor = Monitor(progress, cancel)
+    began, home = time.monotonic(), Home.of(state)
     with ExitStack() as stack:
-        read, name = chained.source(source, source_id, stack, monitor.check)
-        origin = Source(
-            read, name, format=source_format, allow_parent_path=allow_parent_path, running=qemu is not None
-        )
-        stack.callback(origin.close)
+        origin = chained.opened(given, stack, monitor.check)
         begin = talk.Begin(
-            name=remote.name, source=origin.name, source_format=origin.format, size=0, block_size=block_size,
-            head=head, epoch=epoch, accept_source=accept_source, keep=keep, history=history,
+            name=remote.name, source=origin.name, source_format=origin.format, size=0, block_size=terms.block_size,
+            head=terms.head, epoch=terms.epoch, accept_source=terms.accept_source, keep=options.keep,
+            history=options.history,
         )  # fmt: skip
-        asking = _Asking(origin, tracker, allow_parent_path, qemu, bitmap_since, next_bitmap, changed, home)
+        asking = _Asking(origin, wish, home)
         stack.callback(asking.close)
         sender = Sender(
-            origin, asking.follow, begin, MapCache(str(home.maps), LocalFiles()), codec=packing,
-            workers=workers or default_workers(), monitor=monitor, sent=link.sent, sample=distrust,
-            trusted=asking.unchanged if trust_mtime else lambda state: False,
+            origin, asking.follow, begin, MapCache(str(home.maps), LocalFiles()), codec=options.codec,
+            workers=options.workers, monitor=monitor, sent=link.sent, sample=options.distrust,
+            trusted=asking.unchanged if options.trust_mtime else lambda state: False,
         )  # fmt: skip
-        cycle = _Cycle(remote, home, sender, link, cancel)
-        found = cycle.run()
+        found = _Cycle(remote, home, sender, link, monitor.cancel).run()
         asking.remember(found)
         return _result(found, origin.image.size, began, asking, link.sent)
 
@@ -132,12 +93,7 @@ class _Asking:
     """Which tracker follows the source for the replica that an agent has; made anew where that is another one."""
 
     origin: Source
-    wish: str | Tracker
-    allow_parent_path: Sequence[str]
-    qemu: Qemu | None
-    bitmap_since: str | None
-    next_bitmap: str | None
-    changed: str | os.PathLike[str] | None
+    wish: choose.Wish
     home: Home
     far: Far | None = None
     chosen: choose.Chosen | None = None
@@ -145,11 +101,7 @@ class _Asking:
     def follow(self, state: talk.State) -> Tracker:
         """For one attempt."""
         self.close()
-        replica = self._stand_in(state)
-        asked = choose.Asked(
-            self.origin, replica, self.allow_parent_path, self.qemu, self.bitmap_since, self.next_bitmap
-        )
-        self.chosen = choose.choose(self.wish, asked, None if self.changed is None else os.fspath(self.changed))
+        self.chosen = choose.choose(choose.Asked(self.origin, self._stand_in(state), self.wish))
         return self.chosen.tracker
 
     def _stand_in(self, state: talk.State) -> Any:

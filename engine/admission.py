@@ -1,0 +1,66 @@
+"""What a source wants of its replica, and whether it may write into it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from secondsite.engine import errors, units
+from secondsite.engine.replica.container import check_format
+from secondsite.engine.replica.directory import Replica
+from secondsite.engine.source import Source
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """See `replicate`. Raises Usage for a block size or a format that there is not."""
+
+    block_size: int | None = None
+    head: str | None = None
+    epoch: int | None = None
+    accept_source: bool = False
+
+    def __post_init__(self) -> None:
+        if self.block_size is not None:
+            units.check_block_size(self.block_size)
+        if self.head is not None:
+            check_format(self.head)
+
+
+def admit(replica: Replica, origin: Source, terms: Terms) -> None:
+    """May this source write into this replica? Raises Refused. Mends a damaged copy of the identity."""
+    identity, block_size, head, epoch = replica.identity, terms.block_size, terms.head, terms.epoch
+    if not replica.head_generation() and not replica.files.exists(replica.layout.head):
+        # Nothing was ever committed here: a first cycle that failed binds nobody to what it was to be.
+        made = identity.raised(max(identity.epoch, epoch or 0)).following(origin.name, origin.format)
+        made = made.reshaped(block_size or identity.block_size, head or identity.head_format)
+        if made != identity:
+            replica.become(made)
+        return
+    if block_size is not None and block_size != identity.block_size:
+        raise errors.Refused(
+            f"its block size is {identity.block_size}, not {block_size}; it stays for a replica's life",
+            path=replica.layout.root,
+        )
+    if head is not None and head != identity.head_format:
+        raise errors.Refused(
+            f"its head is of format {identity.head_format}, not {head}; it stays for a replica's life",
+            path=replica.layout.root,
+        )
+    if epoch is not None and epoch < identity.epoch:
+        raise errors.Refused(
+            f"is at epoch {identity.epoch}, this source at {epoch}: a failover happened in between",
+            path=replica.layout.root,
+        )
+    if not origin.follows(identity.source) and not terms.accept_source:
+        raise errors.Refused(
+            f"follows another image, {identity.source.partition(':')[2]} (--accept-source lets this one replace it)",
+            path=replica.layout.root,
+        )
+    if origin.format != identity.source_format and not terms.accept_source:
+        raise errors.Refused(
+            f"follows an image of format {identity.source_format}, not {origin.format} (--accept-source allows it)",
+            path=replica.layout.root,
+        )
+    raised = identity.raised(max(identity.epoch, epoch or 0)).following(origin.name, origin.format)
+    if raised != identity or replica.warnings:
+        replica.write_identity(raised)
