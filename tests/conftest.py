@@ -139,6 +139,19 @@ def libvhdi() -> None:
         raise Lacking(str(error)) from None
 
 
+def namespaces() -> None:
+    """Network namespaces, joined by virtual Ethernet (tests/remote/namespaces.py)."""
+    root()
+    command("ip")
+    name = f"secondsite-{os.getpid()}-probe"
+    run("ip", "netns", "add", name)
+    try:
+        run("ip", "-n", name, "link", "add", "one", "type", "veth", "peer", "name", "two")
+        run("ip", "netns", "exec", name, "true")
+    finally:
+        run("ip", "netns", "del", name)
+
+
 # Sparse files: mkfs.xfs refuses less than 300 MiB, and writes a few of them.
 MKFS_XFS = ("mkfs.xfs", "-q", "-m", "reflink=1")
 PROBES: dict[str, Callable[[], None]] = {
@@ -148,6 +161,7 @@ PROBES: dict[str, Callable[[], None]] = {
     "btrfs": functools.partial(file_system, "mkfs.btrfs", "-q"),
     "e2fsprogs": functools.partial(command, "mke2fs", "debugfs", "e2fsck"),
     "headers": headers,
+    "namespaces": namespaces,
     "pip": packages,
     "guest": guest,
     "libvhdi": libvhdi,

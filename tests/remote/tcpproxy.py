@@ -20,12 +20,18 @@ class Trouble:
 
 
 class TcpProxy:
-    """Connections in turn get the next of `troubles`; those after the last are left alone. `passed`: bytes of each."""
+    """Connections in turn get the next of `troubles`; those after the last are left alone. `passed`: bytes of each,
+    `sent`: those of them that the connecting side sent. It listens at `at`, and goes on to `port` of `host`.
+    """
 
-    def __init__(self, port: int, troubles: list[Trouble] | None = None, delay: float = 0.0) -> None:
-        self.troubles, self.delay, self.target = list(troubles or []), delay, port
+    def __init__(
+        self, port: int, troubles: list[Trouble] | None = None, delay: float = 0.0, *, host: str = "127.0.0.1",
+        at: tuple[str, int] = ("127.0.0.1", 0),
+    ) -> None:  # fmt: skip
+        self.troubles, self.delay, self.target = list(troubles or []), delay, (host, port)
         self.passed: list[int] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.sent: list[int] = []
+        self._listener = socket.create_server(at)
         self.port: int = self._listener.getsockname()[1]
         self._over = threading.Event()
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
@@ -38,6 +44,7 @@ class TcpProxy:
             except OSError:
                 return
             trouble = self.troubles.pop(0) if self.troubles else None
+            self.sent.append(0)
             self.passed.append(0)
             thread = threading.Thread(target=self._run, args=(near, trouble, len(self.passed) - 1), daemon=True)
             self._threads.append(thread)
@@ -45,7 +52,7 @@ class TcpProxy:
 
     def _run(self, near: socket.socket, trouble: Trouble | None, number: int) -> None:
         try:
-            far = socket.create_connection(("127.0.0.1", self.target), 10)
+            far = socket.create_connection(self.target, 10)
         except OSError:
             near.close()
             return
@@ -68,6 +75,7 @@ class TcpProxy:
                     time.sleep(self.delay)
                 before = self.passed[number]
                 self.passed[number] += len(data)
+                self.sent[number] += len(data) if end is near else 0
                 if trouble is not None and before <= trouble.at < before + len(data):
                     cut = self._trouble(trouble, data, trouble.at - before, chance, (near, far))
                     if cut:

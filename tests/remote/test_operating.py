@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import configparser
-import contextlib
 import json
 import os
 import random
@@ -12,16 +11,14 @@ import shlex
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 import pytest
+from commands import SECONDSITE, paired, run, service
 from hosting import site, soon
 
 from secondsite import engine
@@ -32,71 +29,7 @@ from secondsite.engine.remote.link import protocol
 
 pytestmark = pytest.mark.timeout(120)
 MIB = 1 << 20
-SECONDSITE = (sys.executable, "-c", "from secondsite.orchestration.cli import main; main()")
 UNITS = Path(__file__).parents[2] / "orchestration" / "systemd"
-
-
-def run(*arguments: str | Path, status: int = 0, text: str = "") -> str:
-    """A command's standard output; its status is to be `status`. `text` is its standard input."""
-    done = subprocess.run(
-        (*SECONDSITE, *map(str, arguments)),
-        capture_output=True, text=True, timeout=60, input=text, check=False,
-    )  # fmt: skip
-    assert done.returncode == status, done.stderr
-    return done.stdout if not status else done.stderr
-
-
-class Service:
-    """`secondsite agent` as a process; `said` collects its standard error."""
-
-    def __init__(self, folder: Path, *options: str) -> None:
-        self.process = subprocess.Popen(
-            (*SECONDSITE, "agent", "--json", "--root", str(folder / "root"), "--listen", "127.0.0.1:0",
-             "--state", str(folder / "there"), *options),
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        self.said: list[str] = []
-        assert self.process.stdout is not None and self.process.stderr is not None
-        self._reader = threading.Thread(target=self._read, args=(self.process.stderr,), daemon=True)
-        self._reader.start()
-        self.facts = json.loads(self.process.stdout.readline())
-        self.port = int(self.facts["address"].rpartition(":")[2])
-
-    def _read(self, stream: IO[str]) -> None:
-        for line in stream:
-            self.said.append(line.rstrip("\n"))
-
-    def url(self, name: str) -> str:
-        return f"secondsite://127.0.0.1:{self.port}/{name}"
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        status = self.process.wait(20)
-        self._reader.join(5)
-        return status
-
-
-@contextlib.contextmanager
-def service(folder: Path, *options: str) -> Iterator[Service]:
-    (folder / "root").mkdir(exist_ok=True)
-    if not (folder / "there").exists():
-        run("identity", "init", "--state", folder / "there")
-    made = Service(folder, *options)
-    try:
-        yield made
-    finally:
-        if made.process.poll() is None:
-            made.process.kill()
-            made.process.wait(10)
-
-
-def paired(folder: Path, agent: Service, *replicas: str, allow: str = "send,read,administer") -> Path:
-    state = folder / "here"
-    run("identity", "init", "--state", state)
-    names = [argument for name in replicas for argument in ("--replica", name)]
-    key = run("agent", "--token", *names, "--allow", allow, "--state", folder / "there").strip()
-    run("pair", f"127.0.0.1:{agent.port}", "--token", "-", "--name", "east", "--state", state, text=key + "\n")
-    return state
 
 
 def image(folder: Path, size: int = 4 * MIB, seed: int = 1) -> Path:
