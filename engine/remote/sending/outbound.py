@@ -41,9 +41,10 @@ _READS = 3
 @dataclass
 class Link:
     """How to get a cycle over. `retries` further attempts in a row that got nowhere; None is the default: after a cut
-    `RETRIES`, but none where there was no connection yet. `delays` in seconds are before each, the last for ever.
-    `pace` limits the bytes a second. `notify` is told in one line what went wrong and when it is tried again. `sent`
-    counts what the attempts of one cycle sent, also where each is a call of its own.
+    `RETRIES`, but none where there was no connection yet, and as many as it takes while the replica's disk is full.
+    `delays` in seconds are before each, the last for ever. `pace` limits the bytes a second. `notify` is told in one
+    line what went wrong and when it is tried again. `sent` counts what the attempts of one cycle sent, also where each
+    is a call of its own.
     """
 
     retries: int | None = None
@@ -141,11 +142,17 @@ class _Cycle:
         sent = self.link.sent
         return retry.run(
             self._attempt, sleep=time.sleep, cancel=self.cancel or (lambda: False), say=self._say,
-            told=self.link.delays, attempts=retries + 1, progressed=lambda: sent.bytes - sent.again,
+            told=self.link.delays, attempts=retries + 1, progressed=lambda: sent.durable,
+            waits_for=lambda error: self.link.retries is None and self._full(error),
         )  # fmt: skip
 
+    def _full(self, error: errors.Error) -> bool:
+        """Has the replica's disk no room? That mends who looks after that host; here is nothing to give up for."""
+        return isinstance(error, errors.Full) and error.path == url.address(self.remote.host, self.remote.port)
+
     def _say(self, error: errors.Error, seconds: float) -> None:
-        self.link.notify(f"{error}; tried again in {seconds:g} s")
+        waits = "; waiting for room there, nothing is lost" if self._full(error) else ""
+        self.link.notify(f"{error}{waits}; tried again in {seconds:g} s")
 
     def _connect(self) -> Connection:
         connection = dial.connect(self.remote, self.home)

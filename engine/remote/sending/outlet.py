@@ -56,7 +56,7 @@ class Outlet:
             said = talk.from_replica(message.control, self.call.peer)
             if not isinstance(said, talk.Answered) or not self.durable <= said.durable <= self.position:
                 raise protocol.Garbled("an answer to nothing", path=self.call.peer)
-            self.durable = said.durable
+            self.durable = self.sent.durable = said.durable
 
     def put(self, batch: Batch, worker: int) -> None:
         """Pack outside the lock, send inside: frames of one call go one after the other."""

@@ -30,10 +30,12 @@ def run(
     told: Sequence[float] = DELAYS,
     attempts: int | None = None,
     progressed: Callable[[], object] = lambda: None,
+    waits_for: Callable[[errors.Error], bool] = lambda error: False,
 ) -> T:
     """`attempt` until it succeeds, raises what another attempt would not mend (authentication, a broken chain, a rule
     that forbids it), was made `attempts` times in a row, or `cancel` says so. An attempt that got further, which is one
-    after which `progressed` returns another value, begins delays and count anew. `say` is told before each wait.
+    after which `progressed` returns another value, begins delays and count anew; one that ends with what somebody is
+    waited for to mend (`waits_for`) is not the last one. `say` is told before each wait.
     """
     waits, before, made = delays(told), progressed(), 0
     while True:
@@ -44,7 +46,8 @@ def run(
             now = progressed()
             if now != before:
                 waits, before, made = delays(told), now, 1
-            if not error.retryable or (attempts is not None and made >= attempts):
+            last = attempts is not None and made >= attempts and not waits_for(error)
+            if not error.retryable or last:
                 raise
             seconds = next(waits)
             say(error, seconds)

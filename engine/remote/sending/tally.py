@@ -7,12 +7,15 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Sent:
-    """What all attempts of one cycle sent, in bytes of frames; `again`: lost on the way and sent another time."""
+    """What all attempts of one cycle sent, in bytes of frames; `again`: lost on the way and sent another time.
+    `durable` is how long the replica's spool is known to be: an attempt that moved it got further.
+    """
 
     frames: int = 0
     bytes: int = 0
     again: int = 0
     attempts: int = 0
+    durable: int = 0
     _spooled: int = field(default=0, repr=False)
 
     def resumed(self, spooled: int) -> None:
@@ -20,7 +23,7 @@ class Sent:
         if self.attempts:
             self.again += max(self._spooled - spooled, 0)
         self.attempts += 1
-        self._spooled = spooled
+        self._spooled = self.durable = spooled
 
     def add(self, count: int) -> None:
         self.frames += 1
@@ -29,4 +32,4 @@ class Sent:
 
     def begin(self) -> None:
         """Another cycle: nothing was sent."""
-        self.frames = self.bytes = self.again = self.attempts = self._spooled = 0
+        self.frames = self.bytes = self.again = self.attempts = self.durable = self._spooled = 0
