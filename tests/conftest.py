@@ -152,6 +152,16 @@ def namespaces() -> None:
         run("ip", "netns", "del", name)
 
 
+def azurite() -> None:
+    """The emulator of Azure's storage, of tests/azurite, which npm brings from a registry."""
+    from azurite import emulator
+
+    try:
+        emulator.install()
+    except (emulator.Unavailable, subprocess.TimeoutExpired) as error:
+        raise Lacking(str(error)) from None
+
+
 # Sparse files: mkfs.xfs refuses less than 300 MiB, and writes a few of them.
 MKFS_XFS = ("mkfs.xfs", "-q", "-m", "reflink=1")
 PROBES: dict[str, Callable[[], None]] = {
@@ -165,6 +175,7 @@ PROBES: dict[str, Callable[[], None]] = {
     "pip": packages,
     "guest": guest,
     "libvhdi": libvhdi,
+    "azurite": azurite,
 }
 
 

@@ -1,0 +1,109 @@
+"""Fences where a store has none: an object beside the fenced one says who holds it, and moves by compare-and-swap.
+
+Its age is taken by the store's clock alone, so that no skew between hosts matters. Between the look at it and the write
+that it guards it may be lost: the write compares the etag of the object itself, so a new holder must change that first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from abc import abstractmethod
+
+from secondsite.engine import errors
+from secondsite.engine.store.base import MAX_FENCE, Absent, Changed, Exists, Fence, Fenced, Held, Store, check_seconds
+
+_SUFFIX = ".lease"
+# A store's clock may count in whole seconds.
+_TICK = 1.0
+
+
+class ObjectFence(Fence):
+    """`etag` is of the object that says that we hold it."""
+
+    def __init__(self, store: FencedStore, name: str, seconds: int) -> None:
+        self.store, self.name, self.seconds = store, name, seconds
+        self.holder, self.turn, self.etag = os.urandom(8).hex(), 0, ""
+        self._lock = threading.Lock()
+
+    def take(self, over: str | None) -> None:
+        """Write ourselves down, over the object with this etag or where there is none. Raises Changed or Exists."""
+        with self._lock:
+            self.turn += 1
+            said = json.dumps({"holder": self.holder, "seconds": self.seconds, "turn": self.turn}).encode()
+            began = time.monotonic()
+            if over is None:
+                self.etag = self.store.put_if_absent(self.name + _SUFFIX, said)
+            else:
+                self.etag = self.store.replace(self.name + _SUFFIX, said, over)
+            self.until = began + self.seconds
+
+    def renew(self) -> None:
+        try:
+            self.take(self.etag)
+        except (Changed, Absent):
+            raise Fenced("another holder took the fence", path=self.store.path(self.name)) from None
+
+    def check(self) -> None:
+        """Raises Fenced where it is not ours any more."""
+        found = self.store.stat(self.name + _SUFFIX)
+        if found is None or found.etag != self.etag or time.monotonic() > self.until:
+            raise Fenced("the fence was lost", path=self.store.path(self.name))
+
+    def release(self) -> None:
+        said = json.dumps({"holder": "", "seconds": 0, "turn": 0, "by": self.holder}).encode()
+        with self._lock:
+            try:
+                self.store.replace(self.name + _SUFFIX, said, self.etag)
+            except (Changed, Absent):
+                pass
+
+
+class FencedStore(Store):
+    """A store whose fences are objects."""
+
+    @abstractmethod
+    def now(self) -> float:
+        """Seconds since 1970 by the store's clock."""
+
+    def fence(self, name: str, seconds: int = MAX_FENCE, *, take: bool = False) -> Fence:
+        made = ObjectFence(self, name, check_seconds(seconds))
+        if self.stat(name) is None:
+            raise Absent("there is nothing to fence", path=self.path(name))
+        try:
+            made.take(self._free(name, take))
+        except (Changed, Exists):
+            raise Held("another holder took the fence just now", path=self.path(name)) from None
+        return made
+
+    def _free(self, name: str, take: bool) -> str | None:
+        """The etag of a fence that may be taken. Raises Held."""
+        try:
+            found = self.get(name + _SUFFIX)
+        except Absent:
+            return None
+        if take:
+            return found.etag
+        seconds = _seconds(found.data)
+        entry = self.stat(name + _SUFFIX) if seconds else None
+        if entry is not None and self.now() - entry.modified <= seconds + _TICK:
+            raise Held("another holder has the fence", path=self.path(name))
+        return found.etag
+
+    def guard(self, fence: Fence | None) -> None:
+        """Raises Fenced where a write's fence is not held any more."""
+        if isinstance(fence, ObjectFence):
+            fence.check()
+        elif fence is not None:
+            raise errors.Usage("a fence of another store")
+
+
+def _seconds(said: bytes) -> int:
+    """For how long it is held; what makes no sense counts as held for long, since somebody may mean something by it."""
+    try:
+        found = json.loads(said)
+        return min(max(int(found["seconds"]), 0), MAX_FENCE) if found["holder"] else 0
+    except (ValueError, TypeError, KeyError):
+        return MAX_FENCE
