@@ -18,6 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from secondsite.engine.adoption import adopt
     from secondsite.engine.conversion import convert
     from secondsite.engine.errors import Error
     from secondsite.engine.hrl.export import export_hrl
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from secondsite.engine.replication import replicate, replicate_logs
     from secondsite.engine.restoration import restore
     from secondsite.engine.results import (
+        Adopted,
         Converted,
         Finding,
         ImageInfo,
@@ -51,8 +53,12 @@ if TYPE_CHECKING:
         ReplicaInfo,
         Replicated,
         Restored,
+        SeedExported,
+        SeedImported,
         Verified,
     )
+    from secondsite.engine.seedexport import export_seed
+    from secondsite.engine.seedimport import import_seed
     from secondsite.engine.serving import Serving, serve
     from secondsite.engine.tracked.service import Tracking, track
     from secondsite.engine.trackers.served import tracking_status
@@ -89,6 +95,12 @@ _HOME = {
     "restore": "restoration",
     "Serving": "serving",
     "serve": "serving",
+    "Adopted": "results",
+    "adopt": "adoption",
+    "export_seed": "seedexport",
+    "import_seed": "seedimport",
+    "SeedExported": "results",
+    "SeedImported": "results",
     "Converted": "results",
     "Finding": "results",
     "MapExtent": "results",
@@ -111,13 +123,13 @@ _HOME = {
 }
 
 __all__ = [
-    "AgentAt", "Converted", "Error", "Extent", "Finding", "HostIdentity", "Image", "ImageInfo", "Link",
-    "MapExtent",
-    "PairedHost", "PointInfo", "Progress", "Qemu", "RawImage", "ReplicaInfo", "Replicated", "Restored", "Serving",
-    "Status", "Tracking", "Verified", "agent", "check_image", "convert", "create_vhdx", "export_hrl", "host_identity",
-    "image_map", "info", "init_identity", "open_image", "open_point", "pair", "peers", "points", "prune",
-    "raise_epoch", "registration_key", "replicate", "replicate_logs", "restore", "revoke", "serve", "track",
-    "tracking_status", "verify", "watch",
+    "Adopted", "AgentAt", "Converted", "Error", "Extent", "Finding", "HostIdentity", "Image", "ImageInfo", "Link",
+    "MapExtent", "PairedHost", "PointInfo", "Progress", "Qemu", "RawImage", "ReplicaInfo", "Replicated", "Restored",
+    "SeedExported", "SeedImported", "Serving", "Status", "Tracking", "Verified", "adopt", "agent", "check_image",
+    "convert", "create_vhdx", "export_hrl", "export_seed", "host_identity", "image_map", "import_seed", "info",
+    "init_identity", "open_image", "open_point", "pair", "peers", "points", "prune", "raise_epoch",
+    "registration_key", "replicate", "replicate_logs", "restore", "revoke", "serve", "track", "tracking_status",
+    "verify", "watch",
 ]  # fmt: skip
 
 

@@ -29,7 +29,8 @@ class Terms:
 def admit(replica: Replica, origin: Source, terms: Terms) -> None:
     """May this source write into this replica? Raises Refused. Mends a damaged copy of the identity."""
     identity, block_size, head, epoch = replica.identity, terms.block_size, terms.head, terms.epoch
-    if not replica.head_generation() and not replica.files.exists(replica.layout.head):
+    waits = replica.files.size(replica.layout.waiting) >= 0
+    if not replica.head_generation() and not replica.files.exists(replica.layout.head) and not waits:
         # Nothing was ever committed here: a first cycle that failed binds nobody to what it was to be.
         made = identity.raised(max(identity.epoch, epoch or 0)).following(origin.name, origin.format)
         made = made.reshaped(block_size or identity.block_size, head or identity.head_format)
@@ -51,12 +52,13 @@ def admit(replica: Replica, origin: Source, terms: Terms) -> None:
             f"is at epoch {identity.epoch}, this source at {epoch}: a failover happened in between",
             path=replica.layout.root,
         )
-    if not origin.follows(identity.source) and not terms.accept_source:
+    accepted = terms.accept_source or identity.adopted
+    if not origin.follows(identity.source) and not accepted:
         raise errors.Refused(
             f"follows another image, {identity.source.partition(':')[2]} (--accept-source lets this one replace it)",
             path=replica.layout.root,
         )
-    if origin.format != identity.source_format and not terms.accept_source:
+    if origin.format != identity.source_format and not accepted:
         raise errors.Refused(
             f"follows an image of format {identity.source_format}, not {origin.format} (--accept-source allows it)",
             path=replica.layout.root,

@@ -15,6 +15,7 @@ from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.identity import Identity
 from secondsite.engine.replica.point import Point
 from secondsite.engine.results import Finding, ImageInfo, MapExtent, PointInfo, ReplicaInfo
+from secondsite.engine.seeding.waiting import Waiting
 from secondsite.engine.source import place
 from secondsite.engine.trackers import clonefile
 from secondsite.engine.units import format_size
@@ -36,6 +37,7 @@ def _points(opened: Replica, warnings: list[str] | None) -> list[PointInfo]:
     found = opened.points()
     problems = opened.known_damage() | chain.damage(opened)
     listed = [_describe(opened, point, problems.get(point.generation)) for point in found]
+    listed += _waiting(opened)
     for generation, problem in opened.unreadable.items():
         listed.append(PointInfo(str(generation), generation, "", 0, 0, "", True, problem))
     if warnings is not None:
@@ -48,6 +50,18 @@ def _describe(replica: Replica, point: Point, problem: str | None) -> PointInfo:
         point.name, point.generation, point.time, point.virtual_bytes, point.changed_bytes,
         _history(replica, point.generation), problem is not None, problem,
     )  # fmt: skip
+
+
+def _waiting(replica: Replica) -> list[PointInfo]:
+    """What is held for a seed, and the seed itself."""
+    waits = Waiting.of(replica)
+    if waits is None:
+        return []
+    kept = [(waits.seed, "seed"), *((point, "held") for point in waits.held())]
+    return [
+        PointInfo(point.name, point.generation, point.time, point.virtual_bytes, point.changed_bytes, how, False)
+        for point, how in kept
+    ]
 
 
 def _history(replica: Replica, generation: int) -> str:
@@ -108,7 +122,7 @@ def replica_info(replica: Replica) -> ReplicaInfo:
         for name in files.listdir(folder)
         if name.endswith((".undo", ".json", ".map"))
     )
-    clones = _clones(identity)
+    clones, waits = _clones(identity), Waiting.of(replica)
     return ReplicaInfo(
         kind="replica",
         head=_whole(layout.head) if newest else None,
@@ -125,6 +139,9 @@ def replica_info(replica: Replica) -> ReplicaInfo:
         warnings=[*replica.warnings, *replica.unreadable.values()],
         clones=clones,
         clone_bytes=sum(map(clonefile.alone, clones)),
+        waits=waits is not None,
+        held=len(waits.generations()) if waits else 0,
+        held_bytes=waits.bytes() if waits else 0,
     )
 
 

@@ -28,6 +28,7 @@ from secondsite.engine.replica.identity import Identity
 from secondsite.engine.replica.layout import Layout
 from secondsite.engine.replica.point import format_time
 from secondsite.engine.results import Replicated
+from secondsite.engine.seeding.settle import settle
 from secondsite.engine.trackers import choose
 from secondsite.engine.trackers.base import Tracker
 from secondsite.engine.trackers.scan import RangesTracker
@@ -124,6 +125,8 @@ def replicate(
         _refuse_inside(origin, root, files)
         opened = _open_or_create(root, files, origin, terms, options)
         with opened.writing(force=resync):
+            _refuse_waiting(opened)
+            settle(opened, options, Monitor(progress, cancel))
             admission.admit(opened, origin, terms)
             if resync:
                 opened.mend_records()
@@ -234,6 +237,11 @@ def _refuse_inside(origin: sources.Source, root: str, files: Files) -> None:
         inside = os.path.commonpath([real_path(root), real_path(origin.path)]) == real_path(root)
         if inside and origin.stamp() is not None:
             raise errors.Refused("the source lies inside the replica", path=origin.path)
+
+
+def _refuse_waiting(replica: Replica) -> None:
+    if replica.files.size(replica.layout.waiting) >= 0 and not replica.head_generation():
+        raise errors.Refused("waits for its seed, which import-seed brings", path=replica.layout.root)
 
 
 def _open_or_create(

@@ -47,7 +47,9 @@ class Replicated:
 
 @dataclass(frozen=True, slots=True)
 class PointInfo:
-    """A point as `points` lists it. `damaged` with `problem` where it is known not to restore."""
+    """A point as `points` lists it. `damaged` with `problem` where it is known not to restore. `history` says how it is
+    kept: head, undo or clone; seed or held where it can be restored only once the replica's seed was imported.
+    """
 
     point: str
     generation: int
@@ -62,7 +64,8 @@ class PointInfo:
 @dataclass(frozen=True, slots=True)
 class ReplicaInfo:
     """`head` is the path of the plain image; None before the first point. `clones` of the source, which the clone
-    tracker keeps beside it, hold `clone_bytes` that no other file does.
+    tracker keeps beside it, hold `clone_bytes` that no other file does. One that `waits` for its seed holds so many
+    deltas for it, of `held_bytes`.
     """
 
     kind: str
@@ -80,6 +83,9 @@ class ReplicaInfo:
     warnings: list[str] = field(default_factory=list)
     clones: list[str] = field(default_factory=list)
     clone_bytes: int = 0
+    waits: bool = False
+    held: int = 0
+    held_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +127,60 @@ class Finding:
     text: str
     damaged: bool
     offset: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SeedExported:
+    """`kind`: exported, or whole where the medium held it already. `stored_bytes` lie on the medium in `parts` files,
+    `written_bytes` of them were written now. `replica` waits for it, where one was named.
+    """
+
+    kind: str
+    medium: str
+    replica_id: str
+    virtual_bytes: int
+    stored_bytes: int
+    read_bytes: int
+    written_bytes: int
+    parts: int
+    tracker: str
+    time: str
+    replica: str | None
+    seconds: float
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class SeedImported:
+    """`kind`: imported, or finished where an import before had been cut short behind the seed. `held` deltas that had
+    come meanwhile followed it, up to `point`, the newest now.
+    """
+
+    kind: str
+    replica: str
+    replica_id: str
+    point: str
+    generation: int
+    time: str
+    virtual_bytes: int
+    seed_bytes: int
+    held: int
+    seconds: float
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """`method`: move, clone or copy."""
+
+    replica: str
+    replica_id: str
+    point: str
+    virtual_bytes: int
+    read_bytes: int
+    method: str
+    seconds: float
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

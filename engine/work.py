@@ -44,11 +44,15 @@ class Options:
 
 
 class Work:
-    """The cycle behind a scan, begun at its first change, so that an unchanged source touches nothing."""
+    """The cycle behind a scan, begun at its first change, so that an unchanged source touches nothing. It makes the
+    generation that follows the newest, or a later one, `generation`.
+    """
 
     def __init__(
-        self, replica: Replica, old: Point | None, size: int, options: Options, mending: Mending
-    ) -> None:
+        self, replica: Replica, old: Point | None, size: int, options: Options, mending: Mending,
+        generation: int | None = None,
+    ) -> None:  # fmt: skip
+        self.generation = generation
         self.replica, self.old, self.size, self.options, self.mending = replica, old, size, options, mending
         # A container cannot be made smaller again, so a size that changed is a new container.
         self.fresh = old is None or (replica.layout.kind != "raw" and size != old.virtual_bytes)
@@ -68,14 +72,17 @@ class Work:
     def _make(self) -> Cycle:
         replica, old, options = self.replica, self.old, self.options
         if old is None or self.fresh:
-            return Next(replica, old, self.size, fresh=True)
+            return Next(replica, old, self.size, fresh=True, generation=self.generation)
         if options.history != "undo" and not options.resync:
-            cloned = Next.from_clone(replica, old, self.size)
+            cloned = Next.from_clone(replica, old, self.size, self.generation)
             if cloned is not None:
                 return cloned
             if options.history == "clone":
                 raise errors.Refused("this file system cannot clone files", path=replica.layout.root)
-        return InPlace(replica, old, self.size, self.mending.logical, options.packing, mend=options.resync)
+        return InPlace(
+            replica, old, self.size, self.mending.logical, options.packing, mend=options.resync,
+            generation=self.generation,
+        )  # fmt: skip
 
     def finish(self, tally: scan.Tally, moment: datetime.datetime) -> tuple[str, Point, str]:
         """Commit, where there is anything to: the kind, the newest point, and how the one before it is kept."""

@@ -11,6 +11,7 @@ from secondsite.engine import errors
 from secondsite.engine.remote.link import protocol
 
 OPERATION = "replicate"
+EXPECT = "expect-seed"
 
 # Pages of a block map that may be asked for at once.
 MAX_PAGES = 64
@@ -95,6 +96,24 @@ class Done(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="done", 
 
 
 MAX_WARNINGS = 100
+
+
+class Expect(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A seed is on its way: the replica that it is of, and its point. The agent asks for its map, then
+    says Answered. Without a point it is only asked whether that would be allowed. `anew`: also where it waits for
+    another one.
+    """
+
+    name: str
+    source: str
+    source_format: str
+    anew: bool = False
+    replica_id: bytes = b""
+    block_size: int = 0
+    seed: int = 0
+    epoch: int = 0
+    point: dict[str, int | str] = {}
+
 
 FromSource = Ask | Frames | Finish
 FromReplica = Spooled | Answered | Done

@@ -28,16 +28,17 @@ from secondsite.engine.replica.point import Point
 class Cycle(ABC):
     """A sink for a scan: `put` may be called by several workers, each with its own number.
 
-    Then `seal` and `commit`, or `abort`. `put` raises Damaged where what was written reads back differently: a cycle
-    that has not compared hashes does not succeed (DESIGN D10).
+    Then `seal` and `commit`, or `abort`. It makes the next generation, or a later one, `generation`. `put` raises
+    Damaged where what was written reads back differently: a cycle that has not compared hashes does not succeed
+    (DESIGN D10).
     """
 
     _punches = True
 
-    def __init__(self, replica: Replica, old: Point | None, size: int) -> None:
+    def __init__(self, replica: Replica, old: Point | None, size: int, generation: int | None = None) -> None:
         self.replica, self.old, self.size = replica, old, size
         self.block_size, self.seed = replica.identity.block_size, replica.identity.seed
-        self.generation = (old.generation if old else 0) + 1
+        self.generation = generation or (old.generation if old else 0) + 1
         self.head: Image
         self.map: BlockMap
         self._opened = ExitStack()
@@ -106,8 +107,10 @@ class Cycle(ABC):
 class Next(Cycle):
     """Builds `next-…`: from nothing, or as a clone of the head, which then becomes the point before it."""
 
-    def __init__(self, replica: Replica, old: Point | None, size: int, *, fresh: bool) -> None:
-        super().__init__(replica, old, size)
+    def __init__(
+        self, replica: Replica, old: Point | None, size: int, *, fresh: bool, generation: int | None = None
+    ) -> None:
+        super().__init__(replica, old, size, generation)
         self.fresh = fresh
         self._begin()
 
@@ -131,11 +134,12 @@ class Next(Cycle):
             self.head.resize(self.size)
 
     @classmethod
-    def from_clone(cls, replica: Replica, old: Point, size: int) -> Next | None:
+    def from_clone(cls, replica: Replica, old: Point, size: int, generation: int | None = None) -> Next | None:
         """Over a clone of the head; None where this file system cannot clone."""
-        if not replica.files.clone(replica.layout.head, replica.layout.next_head(old.generation + 1)):
+        made = generation or old.generation + 1
+        if not replica.files.clone(replica.layout.head, replica.layout.next_head(made)):
             return None
-        return cls(replica, old, size, fresh=False)
+        return cls(replica, old, size, fresh=False, generation=made)
 
     def seal(self) -> str:
         seal = self.map.seal().hex()
@@ -168,8 +172,9 @@ class InPlace(Cycle):
         codec: tuple[int, int],
         *,
         mend: bool = False,
+        generation: int | None = None,
     ) -> None:
-        super().__init__(replica, old, size)
+        super().__init__(replica, old, size, generation)
         self.old: Point = old
         self.map, self.codec, self.mend = block_map, codec, mend
         self.kept = self.lost = 0

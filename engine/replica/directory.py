@@ -201,6 +201,8 @@ class Replica:
         record that cannot be read may be the one that is meant: another point is never given in its place.
         """
         found = self.points()
+        if not found and self.files.size(self.layout.waiting) >= 0:
+            raise errors.Refused("waits for its seed: there is no recovery point yet", path=self.layout.root)
         try:
             chosen = point_module.choose(found, at, self.layout.root)
         except errors.Refused:

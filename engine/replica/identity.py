@@ -10,6 +10,9 @@ from secondsite.engine import errors
 from secondsite.engine.replica import record
 from secondsite.engine.replica.container import FORMATS
 
+# A replica that was made of a copy that lay there; the first source that comes is the one that it follows.
+ADOPTED = "adopted:"
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -41,6 +44,11 @@ class Identity:
         """A fresh one. Its random seed keys the hashes: a guest that could choose colliding blocks does not know it."""
         seed = int.from_bytes(os.urandom(8), "little") >> 1
         return cls(os.urandom(16), block_size, seed, 1, created, source, history, source_format, head_format)
+
+    @property
+    def adopted(self) -> bool:
+        """It follows no source yet."""
+        return self.source.startswith(ADOPTED)
 
     def fields(self) -> dict[str, Any]:
         return {

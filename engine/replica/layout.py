@@ -34,6 +34,7 @@ class Layout:
         self.checked = self._in("checked.json")
         self.bitmap = self._in("bitmap.json")
         self.damage = self._in("damage.json")
+        self.waiting = self._in("waiting.json")
 
     def _in(self, name: str) -> str:
         return posixpath.join(self.root, name)

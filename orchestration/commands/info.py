@@ -61,7 +61,7 @@ def _replica(found: engine.ReplicaInfo) -> None:
     _lines(
         [
             ("replica of", found.source),
-            ("head", found.head or "none yet: the first cycle has not been completed"),
+            ("head", found.head or _no_head(found)),
             ("newest point", f"{found.generation}, of {found.time}" if found.time else "none"),
             ("points", f"{found.points}, kept as {found.history}"),
             ("size", _size(found.virtual_bytes)),
@@ -72,6 +72,13 @@ def _replica(found: engine.ReplicaInfo) -> None:
             *clones,
         ]
     )
+
+
+def _no_head(found: engine.ReplicaInfo) -> str:
+    if not found.waits:
+        return "none yet: the first cycle has not been completed"
+    held = f"{found.held} delta{'s' * (found.held != 1)} of {format_size(found.held_bytes)}"
+    return f"none yet: it waits for its seed, and holds {held} for it"
 
 
 def _size(count: int) -> str:

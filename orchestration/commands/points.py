@@ -19,7 +19,8 @@ from secondsite.orchestration.commands.options import json_option, state_option
 def command(replica: str, as_json: bool, state: str | None) -> None:
     """List the recovery points of REPLICA, oldest first. The last one is the head.
 
-    A point is shown as damaged where a look at its files, or the last `verify`, found that it does not restore whole.
+    What is held for a seed that has not come yet is listed as waiting for it, and cannot be restored before. A point is
+    shown as damaged where a look at its files, or the last `verify`, found that it does not restore whole.
 
     \b
     secondsite points /backup/vm
@@ -40,8 +41,14 @@ def command(replica: str, as_json: bool, state: str | None) -> None:
             format_size(point.changed_bytes),
             format_size(point.virtual_bytes),
             point.history,
-            f"DAMAGED: {point.problem}" if point.damaged else "ok",
+            _state(point),
         )
         for point in found
     ]
     click.echo(output.table(("POINT", "TIME (UTC)", "CHANGED", "SIZE", "KEPT AS", "STATE"), rows, right=(0, 2, 3)))
+
+
+def _state(point: engine.PointInfo) -> str:
+    if point.damaged:
+        return f"DAMAGED: {point.problem}"
+    return "waits for its seed" if point.history in ("seed", "held") else "ok"

@@ -10,7 +10,7 @@ import msgspec
 from secondsite.engine import errors
 from secondsite.engine.remote import questions as q
 from secondsite.engine.remote import talk
-from secondsite.engine.remote.agent import reading, upkeep
+from secondsite.engine.remote.agent import awaiting, reading, upkeep
 from secondsite.engine.remote.agent.receiver import Receiver
 from secondsite.engine.remote.agent.request import Request
 from secondsite.engine.remote.link import protocol
@@ -36,6 +36,7 @@ def _receive(work: Request, call: Call, begin: talk.Begin) -> object:
 
 OPERATIONS = {
     talk.OPERATION: Operation(talk.Begin, "send", _receive),
+    talk.EXPECT: Operation(talk.Expect, "send", awaiting.expect),
     "hold": Operation(q.Hold, "read", reading.hold),
     "look": Operation(q.Look, "read", reading.look),
     "list": Operation(q.List, "read", reading.names),

@@ -12,13 +12,12 @@ from typing import Any
 
 import msgspec
 
-from secondsite.engine import admission, attempts, errors, replication, units
-from secondsite.engine.blockmap import PAGE_BLOCKS, BlockMap
+from secondsite.engine import admission, errors, replication, units
 from secondsite.engine.delta import format as fmt
 from secondsite.engine.files import Files
 from secondsite.engine.progress import Monitor
-from secondsite.engine.remote import talk
-from secondsite.engine.remote.agent import arrival, spool
+from secondsite.engine.remote import maps, talk
+from secondsite.engine.remote.agent import arrival, ground, spool
 from secondsite.engine.remote.agent.meter import Counts
 from secondsite.engine.remote.link import protocol
 from secondsite.engine.remote.link.calls import Call
@@ -27,11 +26,11 @@ from secondsite.engine.replica import prune
 from secondsite.engine.replica.container import check_size
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.identity import Identity
-from secondsite.engine.replica.mend import Mending
 from secondsite.engine.replica.point import Point, format_time
-from secondsite.engine.work import Options, Work
+from secondsite.engine.seeding.settle import settle
+from secondsite.engine.work import Options
 
-_MAX_NAME = 4096
+MAX_NAME = 4096
 
 
 @dataclass(frozen=True)
@@ -67,8 +66,9 @@ class Receiver:
         terms = admission.Terms(begin.block_size, begin.head, begin.epoch, begin.accept_source)
         replica = self._replica(begin, call.peer)
         with ExitStack() as stack:
-            stack.enter_context(_alone(replica))
+            stack.enter_context(alone(replica))
             with replica.writing():
+                settle(replica, self.options, Monitor())
                 origin: Any = _Origin(begin.source, begin.source_format)
                 admission.admit(replica, origin, terms)
                 session = self._open(call, begin, replica, stack)
@@ -98,7 +98,7 @@ class Receiver:
             return 0
 
     def _replica(self, begin: talk.Begin, peer: str) -> Replica:
-        if max(len(begin.source), len(begin.source_format)) > _MAX_NAME or begin.size < 0:
+        if max(len(begin.source), len(begin.source_format)) > MAX_NAME or begin.size < 0:
             raise protocol.Garbled("a name that is too long, or a negative size", path=peer)
         if self.files.exists(self.root) and self.files.size(f"{self.root}/replica.json") >= 0:
             return Replica.open(self.root, self.files)
@@ -110,8 +110,8 @@ class Receiver:
         return Replica.create(self.root, self.files, made, probe=self.options.history != "undo")
 
     def _open(self, call: Call, begin: talk.Begin, replica: Replica, stack: ExitStack) -> _Session:
-        old, identity = replica.newest(), replica.identity
-        attempts.refuse_damage(replica, old, self.options)
+        below = ground.of(replica, self.options, stack)
+        old, identity = below.old, replica.identity
         if self.options.history == "clone" and not replica.can_clone():
             raise errors.Refused("this file system cannot clone files", path=replica.layout.root)
         if begin.size > units.MAX_BLOCKS * identity.block_size:
@@ -126,17 +126,16 @@ class Receiver:
             old.generation if old else 0, old.seal if old else "", identity.block_size, identity.epoch, begin.size,
             begin.source,
         )  # fmt: skip
-        mending = stack.enter_context(Mending(replica, old, False, self.options.workers, Monitor(), lazily=True))
         held = arrival.of(
             replica, token, old.virtual_bytes if old else 0, lambda taken: call.send(talk.Answered(taken)),
             first=old is None,
         )  # fmt: skip
         stack.callback(held.close)
-        return _Session(self, call, replica, mending, held)
+        return _Session(self, call, replica, below, held)
 
 
 @contextlib.contextmanager
-def _alone(replica: Replica) -> Iterator[None]:
+def alone(replica: Replica) -> Iterator[None]:
     """One sender a replica, also while readers have it."""
     lock = replica.files.lock(f"{replica.layout.root}/incoming.lock", exclusive=True)
     if lock is None:
@@ -151,15 +150,15 @@ class _Session:
     """After admission: answers, frames, and the end."""
 
     def __init__(
-        self, receiver: Receiver, call: Call, replica: Replica, mending: Mending, held: spool.Spool
+        self, receiver: Receiver, call: Call, replica: Replica, below: ground.Ground, held: spool.Spool
     ) -> None:
         self.options, self.prune, self.call, self.replica = receiver.options, receiver.prune, call, replica
-        self.mending, self.held = mending, held
+        self.ground, self.held = below, held
         self.stopping, self.counts, self._began = receiver.stopping, receiver.counts, time.monotonic()
 
     def receive(self) -> talk.Finish:
         """Until the source says that all is there."""
-        old, identity, call = self.mending.old, self.replica.identity, self.call
+        old, identity, call = self.ground.old, self.replica.identity, self.call
         call.send(talk.State(
             replica_id=identity.replica_id, block_size=identity.block_size, seed=identity.seed,
             epoch=identity.epoch, generation=old.generation if old else 0,
@@ -193,35 +192,23 @@ class _Session:
             self.held.flush()
 
     def _answer(self, asked: talk.Ask) -> None:
-        call, held = self.call, self.mending.previous
-        if asked.what == "table" and held is not None:
-            table = held.digests()
-            for at in range(0, len(table), talk.TABLE_PIECE):
-                call.send(None, table[at : at + talk.TABLE_PIECE])
-        elif asked.what == "pages" and held is not None and len(asked.pages) <= talk.MAX_PAGES:
-            for page in asked.pages:
-                call.send(None, self._page(held, page))
-        elif asked.what == "spool":
+        call, held = self.call, self.ground.previous
+        if asked.what == "spool":
             for frame in self.held.frames():
                 body = frame.runs.tobytes() if frame.runs else frame.blocks.tobytes() + bytes(frame.hashes)
                 count = len(frame.runs) // 2 if frame.runs else len(frame.blocks)
                 call.send(talk.Spooled(frame.head.kind, count), body)
+        elif held is not None:
+            maps.answer(call, held, asked)
         else:
             raise protocol.Garbled(f"asks for {asked.what!r}, which is not there", path=call.peer)
         call.send(talk.Answered())
-
-    def _page(self, held: BlockMap, page: int) -> bytes:
-        if not 0 <= page < held.pages:
-            raise protocol.Garbled(f"asks for page {page} of {held.pages}", path=self.call.peer)
-        count = min(PAGE_BLOCKS, held.blocks - page * PAGE_BLOCKS)
-        found = held.read(page * PAGE_BLOCKS, count)
-        return bytes(found) if found is not None else bytes(16 * count)
 
     def conclude(self, said: talk.Finish) -> Point | None:
         """Apply what came, as the replica's writer. Raises Busy where readers do not let go of it in a minute."""
         with ExitStack() as stack:
             patiently(lambda: stack.enter_context(self.replica.writing()))
-            newest, old = self.replica.newest(), self.mending.old
+            newest, old = self.ground.newest(), self.ground.old
             if (newest.generation, newest.seal) != (old.generation, old.seal) if newest and old else newest is not old:
                 raise errors.Busy("another cycle came in between", path=self.replica.layout.root)
             point = self._finish(said)
@@ -229,7 +216,7 @@ class _Session:
             return point
 
     def _finish(self, said: talk.Finish) -> Point | None:
-        old, size = self.mending.old, self.held.token.size
+        old, size = self.ground.old, self.held.token.size
         if not self.held.offsets and old is not None and old.virtual_bytes == size:
             if said.seal != old.seal:
                 raise errors.Damaged("nothing was sent, and yet it ends with another seal", path=self.call.peer)
@@ -242,29 +229,16 @@ class _Session:
         return point
 
     def _apply(self, said: talk.Finish, old: Point | None, size: int) -> tuple[str, Point, str]:
-        work = Work(self.replica, old, size, self.options, self.mending)
+        point = Point(
+            (old.generation if old else 0) + 1, format_time(self.options.clock()), size, said.seal,
+            "delta" if old else "initial", said.tracker[:64], said.read_bytes, said.changed_bytes,
+            said.sent_bytes, self.replica.identity.epoch, self.replica.identity.replica_id.hex(),
+        )  # fmt: skip
         try:
-            if isinstance(self.held, arrival.Arrival):
-                work.cycle = self.held.settled()
-            else:
-                for batch in self.held.batches(self.replica.identity.seed):
-                    if self.stopping():
-                        raise errors.Unreachable("the agent is being stopped; what came is kept")
-                    work.put(batch, 0)
-            return work.conclude(
-                Point(
-                    (old.generation if old else 0) + 1, format_time(self.options.clock()), size, said.seal,
-                    "delta" if old else "initial", said.tracker[:64], said.read_bytes, said.changed_bytes,
-                    said.sent_bytes, self.replica.identity.epoch, self.replica.identity.replica_id.hex(),
-                )
-            )  # fmt: skip
+            return self.ground.apply(self.held, point, self.stopping)
         except errors.Damaged:
             # Frames that do not come to what the source says: they are worth nothing, and the next plan is a fresh one.
-            work.abort()
             spool.drop(self.replica)
-            raise
-        except BaseException:
-            work.abort()
             raise
 
     def _done(self, kind: str, point: Point, history: str) -> None:

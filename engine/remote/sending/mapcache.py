@@ -4,17 +4,15 @@ over the network. It is advice: each use is proved by the replica's seal, and wh
 
 from __future__ import annotations
 
-import hashlib
 import os
 import posixpath
 from array import array
 from collections.abc import Callable, Iterator
 
 from secondsite.engine import errors
-from secondsite.engine.blockmap import DIGEST_BYTES, PAGE_BLOCKS, PAGE_BYTES, ZERO_DIGEST, BlockMap
+from secondsite.engine.blockmap import DIGEST_BYTES, PAGE_BLOCKS, BlockMap
 from secondsite.engine.files import Files
-from secondsite.engine.remote import talk
-from secondsite.engine.remote.link import protocol
+from secondsite.engine.remote import maps, talk
 
 
 def default_folder() -> str:
@@ -57,22 +55,15 @@ class MapCache:
             if cached is not None and _same(cached, state):
                 _copy(cached, made, range(made.pages))
                 return
-            wanted = _table(made, fetch(talk.Ask("table")), peer)
-            missing = []
             held = cached.digests() if cached is not None else b""
-            for page, digest in enumerate(wanted):
-                if digest == ZERO_DIGEST:
-                    continue
-                if held[page * DIGEST_BYTES : (page + 1) * DIGEST_BYTES] != digest or not _try(cached, made, page):
-                    missing.append(page)
+
+            def has(page: int, digest: bytes) -> bool:
+                return held[page * DIGEST_BYTES : (page + 1) * DIGEST_BYTES] == digest and _try(cached, made, page)
+
+            maps.fill(made, fetch, peer, has)
         finally:
             if cached is not None:
                 cached.close()
-        for at in range(0, len(missing), talk.MAX_PAGES):
-            part = missing[at : at + talk.MAX_PAGES]
-            bodies = fetch(talk.Ask("pages", part))
-            for page, body in zip(part, bodies, strict=True):
-                _store(made, page, body, wanted[page], peer)
 
     def _cached(self, state: talk.State) -> BlockMap | None:
         path = self._path(state.replica_id)
@@ -128,23 +119,3 @@ def _try(cached: BlockMap | None, made: BlockMap, page: int) -> bool:
     except errors.Damaged:
         return False
     return True
-
-
-def _table(made: BlockMap, pieces: Iterator[bytes], peer: str) -> list[bytes]:
-    table = bytearray()
-    expected = made.pages * DIGEST_BYTES
-    for piece in pieces:
-        table += piece
-        if len(table) > expected:
-            break
-    if len(table) != expected:
-        raise protocol.Garbled(f"a table of {len(table)} bytes, {expected} were expected", path=peer)
-    return [bytes(table[at : at + DIGEST_BYTES]) for at in range(0, expected, DIGEST_BYTES)]
-
-
-def _store(made: BlockMap, page: int, body: bytes, digest: bytes, peer: str) -> None:
-    first = page * PAGE_BLOCKS
-    count = min(PAGE_BLOCKS, made.blocks - first)
-    if len(body) != 16 * count or hashlib.sha256(bytes(body).ljust(PAGE_BYTES, b"\0")).digest() != digest:
-        raise errors.Damaged(f"page {page} of its block map does not match its digest", path=peer)
-    made.store(array("Q", range(first, first + count)), body, count)

@@ -1,0 +1,1 @@
+"""First contents that come on a medium instead of a network, and replicas that wait for theirs."""
