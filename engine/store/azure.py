@@ -32,6 +32,7 @@ from secondsite.engine.store.base import (
     Store,
     check_name,
     check_seconds,
+    new_holder,
 )
 from secondsite.engine.units import MIB
 
@@ -82,12 +83,21 @@ class AzureStore(Store):
             if len(parts) > MAX_BLOCKS:
                 raise Rejected(f"a blob has at most {MAX_BLOCKS} blocks", path=self.path(name))
             blocks = [self._stage(blob, name, number, part) for number, part in enumerate(parts)]
-            try:
-                made = blob.commit_block_list(blocks, metadata=meta, match_condition=MatchConditions.IfMissing)
-            finally:
-                with self._lock:  # they are part of the blob now, or the service says that they are gone
-                    self._staged.pop(name, None)
-            return str(made["etag"])
+            return self._commit(blob, name, blocks, meta)
+
+    def _commit(self, blob: BlobClient, name: str, blocks: list[BlobBlock], metadata: dict[str, str]) -> str:
+        try:
+            made = blob.commit_block_list(blocks, metadata=metadata, match_condition=MatchConditions.IfMissing)
+        except HttpResponseError as error:
+            if error.status_code is not None and error.status_code < 500:
+                self._forget(name)  # the service says that they are gone, or that the blob is there
+            raise
+        self._forget(name)
+        return str(made["etag"])
+
+    def _forget(self, name: str) -> None:
+        with self._lock:
+            self._staged.pop(name, None)
 
     def _stage(self, blob: BlobClient, name: str, number: int, part: memoryview) -> BlobBlock:
         digest = hashlib.md5(part, usedforsecurity=False).digest()
@@ -157,8 +167,8 @@ class AzureStore(Store):
         except Absent:
             pass
 
-    def fence(self, name: str, seconds: int = MAX_FENCE, *, take: bool = False) -> Fence:
-        made = _Lease(self, name, check_seconds(seconds))
+    def fence(self, name: str, seconds: int = MAX_FENCE, *, take: bool = False, holder: str | None = None) -> Fence:
+        made = _Lease(self, name, check_seconds(seconds), holder or new_holder())
         try:
             made.acquire()
         except Held:
@@ -174,9 +184,9 @@ class AzureStore(Store):
 class _Lease(Fence):
     """A lease of the service on the blob itself."""
 
-    def __init__(self, store: AzureStore, name: str, seconds: int) -> None:
+    def __init__(self, store: AzureStore, name: str, seconds: int, holder: str) -> None:
         self.store, self.name, self.seconds = store, name, seconds
-        self.lease = BlobLeaseClient(store._blob(name))
+        self.lease = BlobLeaseClient(store._blob(name), holder)
 
     def acquire(self) -> None:
         with azurefail.told(self.store.path(self.name)):

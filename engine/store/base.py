@@ -16,6 +16,7 @@ Each sentence below is tested for every implementation by tests/store/test_confo
 
 from __future__ import annotations
 
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -141,9 +142,9 @@ class Store(ABC):
         """Remove an object."""
 
     @abstractmethod
-    def fence(self, name: str, seconds: int = MAX_FENCE, *, take: bool = False) -> Fence:
+    def fence(self, name: str, seconds: int = MAX_FENCE, *, take: bool = False, holder: str | None = None) -> Fence:
         """The fence of an existing object, for `seconds` unless it is renewed; `take` takes it from whoever holds it.
-        Raises Held, or Absent.
+        The same `holder` (of `new_holder`) gets it again. Raises Held, or Absent.
         """
 
     @abstractmethod
@@ -159,6 +160,11 @@ class Store(ABC):
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def new_holder() -> str:
+    """A name for one who holds a fence, unlike any other."""
+    return str(uuid.uuid4())
 
 
 def check_name(name: str) -> str:

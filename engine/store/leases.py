@@ -13,7 +13,18 @@ import time
 from abc import abstractmethod
 
 from secondsite.engine import errors
-from secondsite.engine.store.base import MAX_FENCE, Absent, Changed, Exists, Fence, Fenced, Held, Store, check_seconds
+from secondsite.engine.store.base import (
+    MAX_FENCE,
+    Absent,
+    Changed,
+    Exists,
+    Fence,
+    Fenced,
+    Held,
+    Store,
+    check_seconds,
+    new_holder,
+)
 
 _SUFFIX = ".lease"
 # A store's clock may count in whole seconds.
@@ -23,16 +34,15 @@ _TICK = 1.0
 class ObjectFence(Fence):
     """`etag` is of the object that says that we hold it."""
 
-    def __init__(self, store: FencedStore, name: str, seconds: int) -> None:
-        self.store, self.name, self.seconds = store, name, seconds
-        self.holder, self.turn, self.etag = os.urandom(8).hex(), 0, ""
+    def __init__(self, store: FencedStore, name: str, seconds: int, holder: str) -> None:
+        self.store, self.name, self.seconds, self.holder = store, name, seconds, holder
+        self.etag, self.until = "", 0.0
         self._lock = threading.Lock()
 
     def take(self, over: str | None) -> None:
         """Write ourselves down, over the object with this etag or where there is none. Raises Changed or Exists."""
         with self._lock:
-            self.turn += 1
-            said = json.dumps({"holder": self.holder, "seconds": self.seconds, "turn": self.turn}).encode()
+            said = _said(self.holder, self.seconds)
             began = time.monotonic()
             if over is None:
                 self.etag = self.store.put_if_absent(self.name + _SUFFIX, said)
@@ -43,8 +53,18 @@ class ObjectFence(Fence):
     def renew(self) -> None:
         try:
             self.take(self.etag)
-        except (Changed, Absent):
-            raise Fenced("another holder took the fence", path=self.store.path(self.name)) from None
+        except Changed:
+            self.take(self._still())  # a renewal of ours whose answer was lost has moved it
+
+    def _still(self) -> str:
+        """The etag of the object, where it still says that we hold it. Raises Fenced."""
+        try:
+            found = self.store.get(self.name + _SUFFIX)
+        except Absent:
+            found = None
+        if found is None or _held(found.data) != (self.holder, self.seconds):
+            raise Fenced("another holder took the fence", path=self.store.path(self.name))
+        return found.etag
 
     def check(self) -> None:
         """Raises Fenced where it is not ours any more."""
@@ -53,11 +73,10 @@ class ObjectFence(Fence):
             raise Fenced("the fence was lost", path=self.store.path(self.name))
 
     def release(self) -> None:
-        said = json.dumps({"holder": "", "seconds": 0, "turn": 0, "by": self.holder}).encode()
         with self._lock:
             try:
-                self.store.replace(self.name + _SUFFIX, said, self.etag)
-            except (Changed, Absent):
+                self.store.replace(self.name + _SUFFIX, _said("", 0), self.etag)
+            except Changed:
                 pass
 
 
@@ -68,25 +87,25 @@ class FencedStore(Store):
     def now(self) -> float:
         """Seconds since 1970 by the store's clock."""
 
-    def fence(self, name: str, seconds: int = MAX_FENCE, *, take: bool = False) -> Fence:
-        made = ObjectFence(self, name, check_seconds(seconds))
+    def fence(self, name: str, seconds: int = MAX_FENCE, *, take: bool = False, holder: str | None = None) -> Fence:
+        made = ObjectFence(self, name, check_seconds(seconds), holder or new_holder())
         if self.stat(name) is None:
             raise Absent("there is nothing to fence", path=self.path(name))
         try:
-            made.take(self._free(name, take))
+            made.take(self._free(name, take, made.holder))
         except (Changed, Exists):
             raise Held("another holder took the fence just now", path=self.path(name)) from None
         return made
 
-    def _free(self, name: str, take: bool) -> str | None:
+    def _free(self, name: str, take: bool, ours: str) -> str | None:
         """The etag of a fence that may be taken. Raises Held."""
         try:
             found = self.get(name + _SUFFIX)
         except Absent:
             return None
-        if take:
+        holder, seconds = _held(found.data)
+        if take or holder == ours:
             return found.etag
-        seconds = _seconds(found.data)
         entry = self.stat(name + _SUFFIX) if seconds else None
         if entry is not None and self.now() - entry.modified <= seconds + _TICK:
             raise Held("another holder has the fence", path=self.path(name))
@@ -100,10 +119,15 @@ class FencedStore(Store):
             raise errors.Usage("a fence of another store")
 
 
-def _seconds(said: bytes) -> int:
-    """For how long it is held; what makes no sense counts as held for long, since somebody may mean something by it."""
+def _said(holder: str, seconds: int) -> bytes:
+    """What the object holds; unlike all that it held before, as `replace` wants it."""
+    return json.dumps({"holder": holder, "seconds": seconds, "turn": os.urandom(8).hex()}).encode()
+
+
+def _held(said: bytes) -> tuple[str, int]:
+    """(holder, seconds). What makes no sense counts as held for long, since somebody may mean something by it."""
     try:
         found = json.loads(said)
-        return min(max(int(found["seconds"]), 0), MAX_FENCE) if found["holder"] else 0
+        return str(found["holder"]), min(max(int(found["seconds"]), 0), MAX_FENCE)
     except (ValueError, TypeError, KeyError):
-        return MAX_FENCE
+        return "?", MAX_FENCE

@@ -43,29 +43,29 @@ def moto() -> Iterator[str]:
     server.stop()
 
 
-def azure_store(emulator: Azurite, prefix: str | None = None, timeout: float = 20) -> Store:
-    """An empty store in the container `tests`."""
+def azure_store(emulator: Azurite, prefix: str | None = None, timeout: float = 20, port: int | None = None) -> Store:
+    """An empty store in the container `tests`, reached at another `port` where one is given."""
     from azure.core.exceptions import ResourceExistsError
     from azure.storage.blob import ContainerClient
 
     from secondsite.engine.store.azure import AzureStore, client_settings
 
     more = {"connection_verify": str(emulator.ca)} if emulator.ca else {}
-    client = ContainerClient.from_connection_string(
-        emulator.connection_string, "tests", **client_settings(timeout), **more
-    )
+    text = emulator.connection_string
     try:
-        client.create_container()
+        ContainerClient.from_connection_string(text, "tests", **client_settings(timeout), **more).create_container()
     except ResourceExistsError:
         pass
+    text = text.replace(f":{emulator.port}/", f":{port or emulator.port}/")
+    client = ContainerClient.from_connection_string(text, "tests", **client_settings(timeout), **more)
     return AzureStore(client, prefix or f"t{next(_numbers)}/", "azure://tests")
 
 
-def s3_store(url: str, prefix: str | None = None) -> Store:
+def s3_store(url: str, prefix: str | None = None, timeout: float = 20) -> Store:
     from secondsite.engine.store.s3 import S3Store, client
 
     made = client(
-        "bucket", prefix or f"t{next(_numbers)}", 20, endpoint=url, access_key_id="test", secret_access_key="test",
+        "bucket", prefix or f"t{next(_numbers)}", timeout, endpoint=url, access_key_id="test", secret_access_key="test",
         region="us-east-1", virtual_hosted_style_request=False,
     )  # fmt: skip
     return S3Store(made, "s3://bucket")

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from secondsite.engine import errors
-from secondsite.engine.store.base import Absent, Changed, Exists, Fenced, Held, check_name
+from secondsite.engine.store.base import Absent, Changed, Exists, Fenced, Held, check_name, new_holder
 from secondsite.engine.store.memory import MemoryStore
 
 MIB = 1 << 20
@@ -188,6 +188,18 @@ def test_a_fence_that_was_taken_does_not_write_any_more(stores):
     two.replace("head", b"new", etag, fence=new)
     assert one.get("head").data == b"new"
     new.release()
+
+
+def test_the_same_holder_gets_a_fence_again(stores):
+    """Whose answer was lost, does not know that he holds it."""
+    one, two = stores(), stores()
+    etag, who = one.put_if_absent("head", b"1"), new_holder()
+    one.fence("head", 15, holder=who)
+    held = one.fence("head", 15, holder=who)
+    with pytest.raises(Held):
+        two.fence("head", 15)
+    one.replace("head", b"2", etag, fence=held)
+    held.release()
 
 
 def test_a_fence_is_of_something(store):
