@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         pair,
         peers,
         registration_key,
+        renew_identity,
         revoke,
     )
     from secondsite.engine.remote.sending.outbound import Link
@@ -89,6 +90,7 @@ _HOME = {
     "pair": "remote.hosts",
     "peers": "remote.hosts",
     "registration_key": "remote.hosts",
+    "renew_identity": "remote.hosts",
     "revoke": "remote.hosts",
     "replicate": "replication",
     "replicate_logs": "replication",
@@ -128,8 +130,8 @@ __all__ = [
     "SeedExported", "SeedImported", "Serving", "Status", "Tracking", "Verified", "adopt", "agent", "check_image",
     "convert", "create_vhdx", "export_hrl", "export_seed", "host_identity", "image_map", "import_seed", "info",
     "init_identity", "open_image", "open_point", "pair", "peers", "points", "prune", "raise_epoch",
-    "registration_key", "replicate", "replicate_logs", "restore", "revoke", "serve", "track", "tracking_status",
-    "verify", "watch",
+    "registration_key", "renew_identity", "replicate", "replicate_logs", "restore", "revoke", "serve", "track",
+    "tracking_status", "verify", "watch",
 ]  # fmt: skip
 
 

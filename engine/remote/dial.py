@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import socket
 import time
+from contextlib import suppress
 
 from secondsite.engine import errors
 from secondsite.engine.remote import url
@@ -30,7 +31,10 @@ def connect(remote: url.Remote, home: Home) -> Connection:
     for left in reversed(range(_TRIES)):
         began = time.monotonic()
         try:
-            secure, _ = tls.shake(reach(remote.host, remote.port), ours, pinned, peer, server=False)
+            secure, pin = tls.shake(reach(remote.host, remote.port), ours, pinned, peer, server=False)
+            if (other := tls.renewed(secure, pinned[pin])) is not None:
+                with suppress(errors.Error):  # only for who asks how long it holds
+                    agents.keep(home.agents, remote.host, remote.port, other)
             return Connection(secure, peer, client=True)
         except (tls.Cut, Closed) as error:
             if time.monotonic() - began > _SOON_SECONDS:  # nobody cut it: the network or the agent is lost

@@ -11,19 +11,22 @@ from dataclasses import dataclass
 from secondsite.engine import errors
 from secondsite.engine.remote import url
 from secondsite.engine.remote.home import Home
-from secondsite.engine.remote.trust import access, identity, pairing
+from secondsite.engine.remote.trust import access, expiry, identity, pairing
 
 State = str | os.PathLike[str] | None
 
 
 @dataclass(frozen=True, slots=True)
 class HostIdentity:
-    """This host as others see it. `pin` is the SHA-256 of its public key, `ends` is when its certificate expires."""
+    """This host as others see it. `pin` is the SHA-256 of its public key, `ends` is when its certificate expires,
+    `warning` is set where that is soon.
+    """
 
     name: str
     pin: str
     ends: str
     folder: str
+    warning: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,7 @@ class PairedHost:
     replicas: list[str]
     actions: list[str]
     ends: str
+    warning: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +61,14 @@ def host_identity(*, state: State = None) -> HostIdentity:
     return _told(identity.load(Home.of(state).identity))
 
 
+def renew_identity(*, state: State = None) -> HostIdentity:
+    """Another certificate of this host's key: whoever is paired with it need do nothing. Raises Refused, Damaged."""
+    return _told(identity.renew(Home.of(state).identity))
+
+
 def _told(found: identity.Identity) -> HostIdentity:
-    return HostIdentity(host_name(), found.pin, found.ends.isoformat(), str(found.folder))
+    soon = expiry.End("", found.ends).warning
+    return HostIdentity(host_name(), found.pin, found.ends.isoformat(), str(found.folder), soon)
 
 
 def host_name() -> str:
@@ -87,17 +97,13 @@ def pair(host: str, key: str, *, name: str | None = None, state: State = None) -
 def peers(*, state: State = None) -> list[PairedHost]:
     """Who is paired with the agent of this host."""
     book = access.load(Home.of(state).peers)
-    return [
-        PairedHost(peer.name, pin, peer.replicas, list(peer.actions), _ends(peer.certificate))
-        for pin, peer in sorted(book.peers.items(), key=lambda item: item[1].name)
-    ]
+    return [_paired(pin, peer) for pin, peer in sorted(book.peers.items(), key=lambda item: item[1].name)]
 
 
-def _ends(certificate: str) -> str:
-    try:
-        return identity.parse(certificate, "it").not_valid_after_utc.isoformat()
-    except errors.Damaged:
-        return ""
+def _paired(pin: str, peer: access.Peer) -> PairedHost:
+    end = expiry.of(peer.name, peer.certificate)
+    when, soon = (end.moment.isoformat(), end.warning) if end else ("", None)
+    return PairedHost(peer.name, pin, peer.replicas, list(peer.actions), when, soon)
 
 
 def revoke(name: str, *, state: State = None) -> None:

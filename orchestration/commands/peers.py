@@ -24,6 +24,7 @@ def command(revoke: str | None, state: str | None, as_json: bool) -> None:
     if revoke is not None:
         engine.revoke(revoke, state=state)
     found = engine.peers(state=state)
+    output.warn([peer.warning for peer in found if peer.warning])
     if as_json:
         output.print_json({"peers": [asdict(peer) for peer in found]})
     elif revoke is not None:

@@ -11,21 +11,21 @@ from pathlib import Path
 import pytest
 
 from secondsite.engine import errors
-from secondsite.engine.remote.trust import identity
+from secondsite.engine.remote.trust import certificate, identity
 
 
 def test_an_identity_is_made_and_read_back(tmp_path: Path) -> None:
     made = identity.create(tmp_path / "id", name="west")
     assert identity.load(tmp_path / "id") == made
     assert stat.S_IMODE(made.key_path.stat().st_mode) == 0o600
-    assert made.pin == identity.pin(made.certificate, "it") and len(made.pin) == 64
+    assert made.pin == certificate.pin(made.certificate, "it") and len(made.pin) == 64
     assert sorted(p.name for p in made.folder.iterdir()) == ["certificate.pem", "key.pem"]
 
 
 def test_it_holds_already_where_the_clock_is_a_day_behind(tmp_path: Path) -> None:
     made = identity.create(tmp_path)
     now = datetime.datetime.now(datetime.UTC)
-    assert identity.parse(made.certificate, "it").not_valid_before_utc < now - datetime.timedelta(days=1)
+    assert certificate.parse(made.certificate, "it").not_valid_before_utc < now - datetime.timedelta(days=1)
     assert made.ends > now + datetime.timedelta(days=3000)
 
 
@@ -58,6 +58,7 @@ def test_a_damaged_certificate_is_said_to_be(tmp_path: Path, text: str) -> None:
 
 def test_cryptography_is_not_imported_before_it_is_needed() -> None:
     code = (
-        "import sys, secondsite.engine.remote.tls, secondsite.engine.remote.url; print('cryptography' in sys.modules)"
+        "import sys; from secondsite.engine.remote import url; from secondsite.engine.remote.link import tls; "
+        "print('cryptography' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60).stdout == "False\n"

@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 
 from secondsite.engine import errors
 from secondsite.engine.remote.link import tls
-from secondsite.engine.remote.trust import identity
+from secondsite.engine.remote.trust import certificate, identity
 from secondsite.engine.remote.trust.identity import Identity
 
 
@@ -114,6 +116,46 @@ def expired(folder: Path) -> Identity:
     return identity.create(folder, days=1, now=datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=2))
 
 
+def test_a_renewed_certificate_is_the_same_peer_though_nobody_was_told(hosts: list[Identity], tmp_path: Path) -> None:
+    """Also where the one that was pinned has expired since."""
+    west, old = hosts[1], expired(tmp_path)
+    made = identity.renew(tmp_path)
+    assert made.pin == old.pin and made.certificate != old.certificate
+    assert arrive(Meeting(made, known(west)), west, known(old)) == (b"welcome", None)
+    assert arrive(Meeting(west, known(old)), made, known(west)) == (b"welcome", None)
+
+
+def refused_with(forged: x509.Certificate, owner: Identity, folder: Path, hosts: list[Identity]) -> None:
+    """Who has this certificate of the key of `owner` is not taken for `west`, as the client nor as the server."""
+    (folder / "key.pem").write_bytes(owner.key_path.read_bytes())
+    (folder / "key.pem").chmod(0o600)
+    (folder / "certificate.pem").write_bytes(forged.public_bytes(serialization.Encoding.PEM))
+    east, west, _ = hosts
+    meeting = Meeting(east, known(west))
+    got, _ = arrive(meeting, identity.load(folder), known(east))
+    assert got == b"" and isinstance(meeting.refused, tls.Untrusted)
+    got, why = arrive(Meeting(identity.load(folder), known(east)), east, known(west))
+    assert got == b"" and isinstance(why, tls.Untrusted)
+
+
+@pytest.mark.parametrize("authority", [False, True])
+def test_a_key_that_names_a_pinned_one_as_its_issuer_opens_nothing(
+    hosts: list[Identity], tmp_path: Path, authority: bool
+) -> None:
+    """A certificate as that of `west`, or what stands for its authority, but of the key of `other`."""
+    _, west, other = hosts
+    mine = serialization.load_pem_private_key(other.key_path.read_bytes(), None)
+    like = certificate.parse(certificate.authority(west.certificate) if authority else west.certificate, "it")
+    forged = (
+        x509.CertificateBuilder().subject_name(like.subject).issuer_name(like.issuer).public_key(mine.public_key())
+        .serial_number(like.serial_number)
+        .not_valid_before(like.not_valid_before_utc).not_valid_after(like.not_valid_after_utc)
+        .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+        .sign(mine, hashes.SHA256())  # type: ignore[arg-type]
+    )  # fmt: skip
+    refused_with(forged, other, tmp_path, hosts)
+
+
 def test_clocks_may_differ_by_a_day_and_not_by_a_week(hosts: list[Identity], tmp_path: Path) -> None:
     east = hosts[0]
     now = datetime.datetime.now(datetime.UTC)
@@ -149,25 +191,17 @@ def test_an_older_tls_is_refused(hosts: list[Identity]) -> None:
 
 
 def test_another_certificate_that_a_paired_key_signed_opens_nothing(hosts: list[Identity], tmp_path: Path) -> None:
-    """The key of `other` under a certificate that the paired `west` signed."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-
-    east, west, other = hosts
+    """The key of `other` under a certificate that the paired `west` signed: OpenSSL takes it, the pin does not."""
+    _, west, other = hosts
     signer = serialization.load_pem_private_key(west.key_path.read_bytes(), None)
-    parent, child = (identity.parse(one.certificate, "it") for one in (west, other))
+    parent, child = (certificate.parse(one.certificate, "it") for one in (west, other))
     forged = (
-        x509.CertificateBuilder().subject_name(child.subject).issuer_name(parent.subject)
+        x509.CertificateBuilder().subject_name(child.subject).issuer_name(parent.issuer)
         .public_key(child.public_key()).serial_number(7)
         .not_valid_before(child.not_valid_before_utc).not_valid_after(child.not_valid_after_utc)
         .sign(signer, hashes.SHA256())  # type: ignore[arg-type]
     )  # fmt: skip
-    (tmp_path / "key.pem").write_bytes(other.key_path.read_bytes())
-    (tmp_path / "key.pem").chmod(0o600)
-    (tmp_path / "certificate.pem").write_bytes(forged.public_bytes(serialization.Encoding.PEM))
-    meeting = Meeting(east, known(west))
-    got, _ = arrive(meeting, identity.load(tmp_path), known(east))
-    assert got == b"" and isinstance(meeting.refused, tls.Untrusted)
+    refused_with(forged, other, tmp_path, hosts)
 
 
 def test_who_does_not_shake_hands_is_given_up(hosts: list[Identity]) -> None:

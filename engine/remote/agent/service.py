@@ -6,9 +6,9 @@ many the oldest goes, so that who has a key comes in while others only hold on.
 
 from __future__ import annotations
 
-import datetime
 import logging
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ from secondsite.engine.remote.agent.session import Session
 from secondsite.engine.remote.home import Home
 from secondsite.engine.remote.link import tls
 from secondsite.engine.remote.link.connection import WINDOW, Connection
-from secondsite.engine.remote.trust import access, identity, pairing
+from secondsite.engine.remote.trust import access, expiry, identity, pairing
 
 log = logging.getLogger("secondsite.agent")
 
@@ -32,8 +32,8 @@ MAX_CONNECTIONS = 512
 MAX_OF_ONE = 256  # so that one peer leaves room for others
 # What may wait in memory for the requests of one connection, whatever windows they have.
 MOST_WAITING = 4 * WINDOW
-# A certificate that ends sooner is told of each time that the agent begins.
-_SOON = datetime.timedelta(days=60)
+# Certificates that end soon are told of when the agent begins, and then every so often.
+_REMIND_SECONDS = 86400.0
 # How soon who was revoked is gone.
 LOOK_SECONDS = 0.5
 # What is begun is parked in less; what takes longer is taken back by who opens the replica next.
@@ -48,9 +48,6 @@ class Agent:
     def __init__(self, root: str, home: Home, *, keep: int | None = None) -> None:
         self.home, self.keep = home, keep
         self.identity = identity.load(home.identity)
-        left = self.identity.ends - datetime.datetime.now(datetime.UTC)
-        if left < _SOON:
-            log.warning("this host's certificate ends in %d days; nobody gets in then", left.days)
         self.root = Root(root)
         self.book = access.Reader(home.peers)
         self.book.now()  # one that cannot be read is told now, not to the first peer
@@ -139,6 +136,8 @@ class Agent:
             pairs = any(key.ends > time.time() for key in book.keys)
             secure, pin = tls.shake(sock, self.identity, known, peer, server=True, strangers=pairs)
             name = book.peers[pin].name if pin else "somebody"
+            if pin:
+                self._note(secure, pin, book.peers[pin])
             room = bool(pin) and stack.enter_context(self._place(pin))
             if room:
                 trust()
@@ -148,6 +147,14 @@ class Agent:
             elif not room:
                 _turn_away(connection)
         return connection, pin, name
+
+    def _note(self, secure: ssl.SSLSocket, pin: str, peer: access.Peer) -> None:
+        """A certificate that a host made anew, so that it is known until when it holds."""
+        try:
+            if (other := tls.renewed(secure, peer.certificate)) is not None:
+                access.renewed(self.home.peers, pin, other)
+        except errors.Error as error:
+            log.warning("a renewed certificate is not kept: %s", error, extra={"peer": peer.name})
 
     def _pair(self, connection: Connection) -> None:
         """A stranger's one request, in the time that strangers have."""
@@ -194,7 +201,11 @@ class Agent:
 
     def _look(self) -> None:
         """Now and then: strangers whose time is over, and peers that were revoked."""
+        reminded = -_REMIND_SECONDS
         while not self._done.wait(LOOK_SECONDS):
+            if time.monotonic() - reminded >= _REMIND_SECONDS:
+                reminded = time.monotonic()
+                self._remind()
             self.lobby.sweep()
             dropped = []
             for session in self._all():
@@ -204,6 +215,13 @@ class Agent:
                     log.warning("dropped: %s", error, extra={"peer": session.name})
                     dropped.append((session, error))
             self._end(dropped)
+
+    def _remind(self) -> None:
+        try:
+            for line in expiry.warnings(expiry.at_agent(self.home)):
+                log.warning("%s", line)
+        except errors.Error as error:
+            log.warning("how long certificates hold is not known: %s", error)
 
     def _end(self, sessions: list[tuple[Session, errors.Error]]) -> None:
         """Each with its reason, which has half a second to arrive."""

@@ -1,7 +1,8 @@
 """TLS between hosts that pinned each other: version 1.3, both show certificates, nothing else is spoken.
 
-OpenSSL refuses who has none, an expired or an unknown one; afterwards the key itself is compared with the pins, so that
-whatever a pinned key may have signed opens nothing. A context holds the peers of the moment it was made: the agent
+OpenSSL refuses who has none, an expired or an unknown one, and takes any other of a pinned key (trust/certificate.py);
+afterwards the key itself is compared with the pins, so that whatever a pinned key may have signed opens nothing. A
+context holds the peers of the moment it was made: the agent
 makes one for each connection, which is what lets a revocation count at once.
 """
 
@@ -12,7 +13,8 @@ import ssl
 from collections.abc import Mapping
 
 from secondsite.engine import errors
-from secondsite.engine.remote.trust import identity as ids
+from secondsite.engine.remote.trust import certificate as cert
+from secondsite.engine.remote.trust.identity import Identity
 
 HANDSHAKE_SECONDS = 20.0
 
@@ -26,10 +28,10 @@ class Cut(errors.Unreachable):
 
 
 def context(
-    identity: ids.Identity, peers: Mapping[str, str], *, server: bool, strangers: bool = False
+    identity: Identity, peers: Mapping[str, str], *, server: bool, strangers: bool = False
 ) -> ssl.SSLContext:
-    """For one side; `peers` are the certificates (PEM) that it takes, by pin. A server that takes `strangers` also lets
-    in who shows no certificate: who comes to pair. Raises Unreachable, Damaged.
+    """For one side; `peers` are certificates (PEM) by pin, whose keys it takes. A server that takes `strangers` also
+    lets in who shows no certificate: who comes to pair. Raises Unreachable, Damaged.
     """
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
     made.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -40,7 +42,7 @@ def context(
     try:
         made.load_cert_chain(identity.certificate_path, identity.key_path, password="")
         if peers:
-            made.load_verify_locations(cadata="\n".join(peers.values()))
+            made.load_verify_locations(cadata="\n".join(map(cert.authority, peers.values())))
     except ssl.SSLError as error:
         what = f"cannot be used for TLS: {error.reason or error}"
         raise errors.Damaged(what, path=str(identity.folder)) from None
@@ -50,7 +52,7 @@ def context(
 
 
 def shake(
-    sock: socket.socket, identity: ids.Identity, peers: Mapping[str, str], peer: str, *,
+    sock: socket.socket, identity: Identity, peers: Mapping[str, str], peer: str, *,
     server: bool, timeout: float = HANDSHAKE_SECONDS, strangers: bool = False,
 ) -> tuple[ssl.SSLSocket, str]:  # fmt: skip
     """Encrypt a connected socket; it and the pin of who is there, which is empty for a stranger. Raises Untrusted,
@@ -89,9 +91,9 @@ def shake_to_pair(
         sock.settimeout(timeout)
         secure = made.wrap_socket(sock)
         shown = secure.getpeercert(binary_form=True) or b""
-        if ids.pin(shown, peer) != pin:
+        if cert.pin(shown, peer) != pin:
             raise Untrusted("is not the agent that gave this key out", path=peer)
-        if not ids.holds_now(shown, peer):
+        if not cert.holds_now(shown, peer):
             raise Untrusted("its certificate does not hold now: it has expired, or a clock is wrong", path=peer)
         return secure, ssl.DER_cert_to_PEM_cert(shown)
     except BaseException as error:
@@ -101,9 +103,18 @@ def shake_to_pair(
         raise
 
 
+def renewed(secure: ssl.SSLSocket, known: str) -> str | None:
+    """The certificate (PEM) of who is there, where it is another than the `known` one and holds longer."""
+    shown = secure.getpeercert(binary_form=True) or b""
+    text = ssl.DER_cert_to_PEM_cert(shown)
+    if len(text) > cert.MAX_PEM or cert.ends(text, "it") <= cert.ends(known, "it"):
+        return None
+    return text
+
+
 def _pinned(secure: ssl.SSLSocket, peers: Mapping[str, str], peer: str) -> str:
     shown = secure.getpeercert(binary_form=True)
-    found = ids.pin(shown, peer) if shown else ""
+    found = cert.pin(shown, peer) if shown else ""
     if found not in peers:
         raise Untrusted("shows a key that is not paired with this host", path=peer)
     return found
@@ -113,15 +124,17 @@ def refusal(error: OSError, peer: str) -> errors.Error:
     """What a failed handshake, or a first read that fails, means: Untrusted where it is about certificates."""
     if isinstance(error, ssl.SSLCertVerificationError):
         if error.verify_code == 10:
-            return Untrusted("its certificate has expired", path=peer)
+            return Untrusted("its certificate has expired: `secondsite identity renew` there makes another", path=peer)
         if error.verify_code == 9:
             return Untrusted("its certificate does not hold yet: compare the clocks", path=peer)
         return Untrusted("its certificate is not paired with this host", path=peer)
     reason = str(getattr(error, "reason", "") or "")
     if "PEER_DID_NOT_RETURN" in reason:
         return Untrusted("shows no certificate", path=peer)
+    if "ALERT_CERTIFICATE_EXPIRED" in reason:
+        return Untrusted("this host's certificate has expired: `secondsite identity renew` makes another", path=peer)
     if "ALERT" in reason and any(word in reason for word in ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED")):
-        return Untrusted("does not take this host's certificate: it is not paired, revoked or expired", path=peer)
+        return Untrusted("does not take this host's certificate: it is not paired, or was revoked", path=peer)
     if isinstance(error, TimeoutError):
         return errors.Unreachable("does not finish the TLS handshake", path=peer)
     if isinstance(error, ssl.SSLEOFError | ConnectionError):

@@ -24,6 +24,7 @@ from secondsite.engine.remote.sending.mapcache import MapCache
 from secondsite.engine.remote.sending.sender import Sender, Sending
 from secondsite.engine.remote.sending.standin import Far
 from secondsite.engine.remote.sending.tally import Sent
+from secondsite.engine.remote.trust import expiry
 from secondsite.engine.results import Replicated
 from secondsite.engine.source import Given, Source
 from secondsite.engine.trackers import choose
@@ -86,6 +87,7 @@ def replicate(
         )  # fmt: skip
         found = _Cycle(remote, home, sender, link, monitor.cancel).run()
         asking.remember(found)
+        found.warnings.extend(expiry.at_source_soon(home, remote))
         return _result(found, origin.image.size, began, asking, link.sent)
 
 

@@ -20,7 +20,8 @@ import msgspec
 
 from secondsite.engine import errors
 from secondsite.engine.remote import url
-from secondsite.engine.remote.trust import book, identity
+from secondsite.engine.remote.trust import book
+from secondsite.engine.remote.trust import certificate as cert
 
 Action = Literal["send", "read", "administer"]
 KEY_SECONDS = 5 * 24 * 3600
@@ -117,7 +118,7 @@ def give_key(path: Path, replicas: list[str], actions: Sequence[Action] = ("send
 def register(path: Path, secret: str, name: str, certificate: str, now: float | None = None) -> Peer:
     """Use up a registration key: its user is paired from now on. Raises Refused for a wrong, used or old key."""
     now = time.time() if now is None else now
-    pin = identity.pin(certificate, "the peer's certificate")
+    pin = cert.pin(certificate, "the peer's certificate")
     digest = _digest(secret)
     with changing(path) as book:
         found = next((key for key in book.keys if hmac.compare_digest(key.digest, digest)), None)
@@ -137,6 +138,13 @@ def _admit(book: Book, pin: str, peer: Peer) -> None:
     if any(other.name == peer.name for other in book.peers.values()):
         raise errors.Refused(f"another host is paired as {peer.name}")
     book.peers[pin] = peer
+
+
+def renewed(path: Path, pin: str, certificate: str) -> None:
+    """A paired host has shown another certificate of its key. Raises Unreachable."""
+    with changing(path) as book:
+        if pin in book.peers:
+            book.peers[pin] = msgspec.structs.replace(book.peers[pin], certificate=certificate)
 
 
 def revoke(path: Path, name: str) -> None:

@@ -9,7 +9,8 @@ import msgspec
 
 from secondsite.engine import errors
 from secondsite.engine.remote import url
-from secondsite.engine.remote.trust import book, identity
+from secondsite.engine.remote.trust import book
+from secondsite.engine.remote.trust import certificate as cert
 
 MAX_AGENTS = 1000
 _MAX_FILE, _WHAT = 8 << 20, "which agents are paired"
@@ -33,7 +34,7 @@ def find(path: Path, host: str, port: int) -> dict[str, str]:
     found = load(path).agents.get(where)
     if found is None:
         raise errors.Refused(f"is not paired with this host; `secondsite pair {where} --token KEY` does it", path=where)
-    return {identity.pin(found, str(path)): found}
+    return {cert.pin(found, str(path)): found}
 
 
 def keep(path: Path, host: str, port: int, certificate: str) -> None:

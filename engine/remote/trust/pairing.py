@@ -19,11 +19,10 @@ from secondsite.engine.remote.home import Home
 from secondsite.engine.remote.link import protocol, tls
 from secondsite.engine.remote.link.calls import Call
 from secondsite.engine.remote.link.connection import Connection
-from secondsite.engine.remote.trust import access, agents, identity
+from secondsite.engine.remote.trust import access, agents, certificate, identity
 
 OPERATION = "register"
 _KEY = re.compile(r"2ss1\.([A-Za-z0-9_-]{43})\.([A-Za-z0-9_-]{43})")
-_MAX_PEM = 16 * 1024
 ANSWER_SECONDS = 20.0
 
 
@@ -86,7 +85,7 @@ def pair(host: str, port: int, key: Key, name: str, home: Home) -> Registered:
 def take(call: Call, home: Home) -> access.Peer:
     """At the agent: a stranger's one request, answered. Raises Refused, Garbled, Damaged."""
     said = protocol.decode(call.args, Register, call.peer)
-    if len(said.certificate) > _MAX_PEM or not identity.holds_now(said.certificate, call.peer):
+    if not certificate.holds_now(said.certificate, call.peer):
         raise errors.Refused("the certificate does not hold now: compare the clocks, or make a new identity")
     made = access.register(home.peers, said.secret, said.name, said.certificate)
     call.send(Registered(made.name, made.replicas, made.actions))
