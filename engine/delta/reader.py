@@ -73,12 +73,17 @@ class Frame:
             raise self._damaged(f"its {fmt.CODECS.get(self.head.codec, 'unknown')} payload does not decode")
         return raw
 
-    def payload(self, decoder: object) -> memoryview:
-        """The same, without a copy where nothing is packed."""
+    @property
+    def plain(self) -> memoryview | None:
+        """The data blocks as they lie in the frame; None where they are packed, or there are none."""
         stored = self.body[24 * self.head.entries :]
-        if self.head.codec == fmt.NONE and len(stored) == self.head.raw:
-            return stored
-        return memoryview(self.decode(decoder))
+        bare = self.head.kind == fmt.DATA and self.head.codec == fmt.NONE and len(stored) == self.head.raw
+        return stored if bare else None
+
+    def payload(self, decoder: object) -> memoryview:
+        """As `decode`, without a copy where nothing is packed."""
+        plain = self.plain
+        return plain if plain is not None else memoryview(self.decode(decoder))
 
 
 class DeltaReader:

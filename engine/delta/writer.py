@@ -13,10 +13,10 @@ from secondsite.engine.images.base import Image
 
 
 class FrameBuffer:
-    """One thread's encoder and the frames that it made of the last batch."""
+    """One thread's encoder and the frames that it made of the last batch; of data at most `group` bytes a frame."""
 
-    def __init__(self, codec: int, level: int) -> None:
-        self.encoder = kernel.codec.Encoder(codec, level, fmt.GROUP_BYTES)
+    def __init__(self, codec: int, level: int, group: int = fmt.GROUP_BYTES) -> None:
+        self.encoder = kernel.codec.Encoder(codec, level, group)
         self.data = memoryview(bytearray())
         self.table: array[int] = array("Q")
         self.used = self.frames = 0

@@ -103,18 +103,22 @@ class Arrival(Spool):
         at = 0
         for frame in frames:
             length = fmt.FRAME_BYTES + frame.head.stored
-            if not frame.blocks or not _room(self._batch, frame):
+            if not frame.blocks:
                 self._put()
-            if frame.blocks:
-                self._add(frame)
-                self._coming.append(_table(frame, self.header.tag))
-            else:
                 self._zero(frame, data[at : at + length])
+            elif (plain := frame.plain) is not None:
+                self._put()
+                self._coming.append(_table(frame, self.header.tag))
+                self._store(frame.blocks, frame.lengths, frame.hashes, len(frame.blocks), plain)
+            else:
+                self._add(frame)
             at += length
         self._put()
 
     def _add(self, frame: Frame) -> None:
         batch, count, raw = self._batch, len(frame.blocks), frame.head.raw
+        if not _room(batch, frame):
+            self._put()
         n = batch.count
         batch.blocks[n : n + count] = frame.blocks
         batch.lengths[n : n + count] = frame.lengths
@@ -123,31 +127,36 @@ class Arrival(Spool):
         if not self._decoder.decode(frame.head.codec, stored, batch.payload[batch.used : batch.used + raw]):
             raise errors.Damaged("a frame's payload does not decode", path=frame.path)
         batch.count, batch.used = n + count, batch.used + raw
+        self._coming.append(_table(frame, self.header.tag))
 
     def _put(self) -> None:
+        """What was gathered, if anything."""
+        batch = self._batch
+        if batch.count:
+            self._store(batch.blocks, batch.lengths, batch.hashes, batch.count, batch.payload)
+            batch.reset()
+
+    def _store(
+        self, blocks: array[int], lengths: array[int], hashes: bytearray | memoryview, count: int, payload: memoryview
+    ) -> None:
         """Write, read back, and only then name them."""
-        batch, size = self._batch, self.token.size
-        if not batch.count:
-            return
-        self._forget(batch)
-        self.head.write_blocks(batch.blocks, batch.lengths, batch.count, batch.block_size, size, batch.payload)
-        bad = self.head.check_blocks(
-            batch.blocks, batch.lengths, batch.hashes, batch.count, batch.block_size, size, self.replica.identity.seed
-        )
+        block, size = self.token.block_size, self.token.size
+        self._forget(blocks, count)
+        self.head.write_blocks(blocks, lengths, count, block, size, payload)
+        bad = self.head.check_blocks(blocks, lengths, hashes, count, block, size, self.replica.identity.seed)
         if bad >= 0:
-            offset = batch.blocks[bad] * batch.block_size
+            offset = blocks[bad] * block
             raise errors.Damaged("a block does not read back as what was sent", path=self._head_path, offset=offset)
-        self.map.store(batch.blocks, batch.hashes, batch.count)
+        self.map.store(blocks, hashes, count)
         self._tables += self._coming
         self._coming.clear()
-        batch.reset()
 
-    def _forget(self, batch: Batch) -> None:
+    def _forget(self, blocks: array[int], count: int) -> None:
         """A block that is overwritten is durably nothing before: a table must never name what is not there."""
-        held = self.map.load_hashes(batch.blocks, batch.count)
+        held = self.map.load_hashes(blocks, count)
         if not any(held):
             return
-        again = sorted({batch.blocks[n] for n in range(batch.count) if any(held[16 * n : 16 * n + 16])})
+        again = sorted({blocks[n] for n in range(count) if any(held[16 * n : 16 * n + 16])})
         runs = array("Q", [number for block in again for number in (block, 1)])
         body = runs.tobytes()
         self._note_now(seal_frame(fmt.ZEROS, len(again), body, self.header.tag, again[0], again[-1]))

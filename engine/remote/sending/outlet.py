@@ -17,7 +17,8 @@ from secondsite.engine.remote.sending.compression import LADDER, Choice
 from secondsite.engine.remote.sending.tally import Sent
 from secondsite.engine.units import MIB
 
-# A frame has a quarter of this, or a little more.
+# Of a message, and of what is packed in one frame: nobody reads a single block of what goes over, and each frame costs
+# both ends some Python.
 _MESSAGE_BYTES = MIB
 
 
@@ -38,7 +39,7 @@ class Outlet:
     def _pack(self, batch: Batch, worker: int) -> FrameBuffer:
         step = self.choice.next() if self.choice is not None else 0
         if (worker, step) not in self._buffers:
-            self._buffers[worker, step] = FrameBuffer(*(self.codec or LADDER[step]))
+            self._buffers[worker, step] = FrameBuffer(*(self.codec or LADDER[step]), _MESSAGE_BYTES)
         buffer = self._buffers[worker, step]
         began = time.perf_counter()
         buffer.encode(batch, self.tag)
