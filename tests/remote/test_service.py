@@ -19,6 +19,7 @@ from secondsite.engine.remote import hosts, talk
 from secondsite.engine.remote.home import Home
 from secondsite.engine.remote.link import protocol, tls
 from secondsite.engine.remote.link.connection import Connection
+from secondsite.engine.remote.link.wire import Closed, Wire
 from secondsite.engine.remote.trust import access, agents, identity, pairing
 
 pytestmark = pytest.mark.timeout(60)
@@ -278,13 +279,11 @@ def test_garbage_inside_tls_ends_that_connection_alone(there: Site, tmp_path: Pa
     ours = identity.load(state / "identity")
     sock = socket.create_connection(("127.0.0.1", there.port), 5)
     secure, _ = tls.shake(sock, ours, agents.find(state / "agents.json", "127.0.0.1", there.port), "it", server=False)
-    with secure:
-        secure.sendall(bytes(4096))
-        secure.settimeout(10)
-        heard = b""
-        while part := secure.recv(4096):
-            heard += part
-    assert len(heard) < 4096
+    wire = Wire(secure, "it", 10)
+    wire.send(bytes(4096))
+    with pytest.raises(Closed):
+        wire.read_into(memoryview(bytearray(4096)))
+    wire.release()
     assert engine.replicate(image(tmp_path), there.url(), state=state).generation == 1
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from secondsite.engine.remote.agent.session import Session
 from secondsite.engine.remote.home import Home
 from secondsite.engine.remote.link import tls
 from secondsite.engine.remote.link.connection import WINDOW, Connection
+from secondsite.engine.remote.link.secure import Secure
 from secondsite.engine.remote.trust import access, expiry, identity, pairing
 
 log = logging.getLogger("secondsite.agent")
@@ -148,7 +148,7 @@ class Agent:
                 _turn_away(connection)
         return connection, pin, name
 
-    def _note(self, secure: ssl.SSLSocket, pin: str, peer: access.Peer) -> None:
+    def _note(self, secure: Secure, pin: str, peer: access.Peer) -> None:
         """A certificate that a host made anew, so that it is known until when it holds."""
         try:
             if (other := tls.renewed(secure, peer.certificate)) is not None:

@@ -24,6 +24,7 @@ from secondsite.engine.progress import Limiter
 from secondsite.engine.remote.link import protocol as p
 from secondsite.engine.remote.link.calls import Call
 from secondsite.engine.remote.link.schedule import Throttle
+from secondsite.engine.remote.link.secure import Secure
 from secondsite.engine.remote.link.wire import Closed, Wire
 
 T = TypeVar("T")
@@ -50,7 +51,7 @@ class Connection:
     """
 
     def __init__(
-        self, sock: socket.socket, peer: str, *, client: bool, software: str = "secondsite",
+        self, sock: socket.socket | Secure, peer: str, *, client: bool, software: str = "secondsite",
         heartbeat: float = HEARTBEAT_SECONDS, idle: float = IDLE_SECONDS, window: int = WINDOW,
         most: int | None = None,
     ) -> None:  # fmt: skip
@@ -137,11 +138,6 @@ class Connection:
     @property
     def received(self) -> int:
         return self._wire.received
-
-    @property
-    def sock(self) -> socket.socket:
-        """For who asks for its certificate; not for reading or writing."""
-        return self._wire.sock
 
     def _check(self) -> None:
         if self.failed is not None:

@@ -13,6 +13,7 @@ import ssl
 from collections.abc import Mapping
 
 from secondsite.engine import errors
+from secondsite.engine.remote.link.secure import Secure
 from secondsite.engine.remote.trust import certificate as cert
 from secondsite.engine.remote.trust.identity import Identity
 
@@ -54,23 +55,21 @@ def context(
 def shake(
     sock: socket.socket, identity: Identity, peers: Mapping[str, str], peer: str, *,
     server: bool, timeout: float = HANDSHAKE_SECONDS, strangers: bool = False,
-) -> tuple[ssl.SSLSocket, str]:  # fmt: skip
+) -> tuple[Secure, str]:  # fmt: skip
     """Encrypt a connected socket; it and the pin of who is there, which is empty for a stranger. Raises Untrusted,
     Unreachable; then it is closed.
 
     With TLS 1.3 a client's handshake is over before the server has looked at its certificate: that the server does not
     take it is an SSLError of the client's first read.
     """
-    secure: ssl.SSLSocket | None = None
     try:
-        sock.settimeout(timeout)
-        made = context(identity, peers, server=server, strangers=strangers)
-        secure = made.wrap_socket(sock, server_side=server)
-        if server and strangers and secure.getpeercert(binary_form=True) is None:
+        secure = Secure(sock, context(identity, peers, server=server, strangers=strangers), server=server)
+        secure.shake(timeout)
+        if server and strangers and secure.certificate() is None:
             return secure, ""
         return secure, _pinned(secure, peers, peer)
     except BaseException as error:
-        (secure or sock).close()
+        sock.close()
         if isinstance(error, OSError):  # every SSLError is one
             raise refusal(error, peer) from None
         raise
@@ -78,7 +77,7 @@ def shake(
 
 def shake_to_pair(
     sock: socket.socket, pin: str, peer: str, timeout: float = HANDSHAKE_SECONDS
-) -> tuple[ssl.SSLSocket, str]:
+) -> tuple[Secure, str]:
     """Encrypt a socket to an agent of which only the pin is known, showing nothing; it and the agent's certificate
     (PEM). Raises Untrusted where another key is there, before anything was said; then the socket is closed.
     """
@@ -86,34 +85,33 @@ def shake_to_pair(
     made.minimum_version = ssl.TLSVersion.TLSv1_3
     # TLS proves that the key of the shown certificate is there; whether it is the right one is looked at below.
     made.check_hostname, made.verify_mode = False, ssl.CERT_NONE
-    secure: ssl.SSLSocket | None = None
     try:
-        sock.settimeout(timeout)
-        secure = made.wrap_socket(sock)
-        shown = secure.getpeercert(binary_form=True) or b""
+        secure = Secure(sock, made, server=False)
+        secure.shake(timeout)
+        shown = secure.certificate() or b""
         if cert.pin(shown, peer) != pin:
             raise Untrusted("is not the agent that gave this key out", path=peer)
         if not cert.holds_now(shown, peer):
             raise Untrusted("its certificate does not hold now: it has expired, or a clock is wrong", path=peer)
         return secure, ssl.DER_cert_to_PEM_cert(shown)
     except BaseException as error:
-        (secure or sock).close()
+        sock.close()
         if isinstance(error, OSError):
             raise refusal(error, peer) from None
         raise
 
 
-def renewed(secure: ssl.SSLSocket, known: str) -> str | None:
+def renewed(secure: Secure, known: str) -> str | None:
     """The certificate (PEM) of who is there, where it is another than the `known` one and holds longer."""
-    shown = secure.getpeercert(binary_form=True) or b""
+    shown = secure.certificate() or b""
     text = ssl.DER_cert_to_PEM_cert(shown)
     if len(text) > cert.MAX_PEM or cert.ends(text, "it") <= cert.ends(known, "it"):
         return None
     return text
 
 
-def _pinned(secure: ssl.SSLSocket, peers: Mapping[str, str], peer: str) -> str:
-    shown = secure.getpeercert(binary_form=True)
+def _pinned(secure: Secure, peers: Mapping[str, str], peer: str) -> str:
+    shown = secure.certificate()
     found = cert.pin(shown, peer) if shown else ""
     if found not in peers:
         raise Untrusted("shows a key that is not paired with this host", path=peer)

@@ -1,7 +1,6 @@
-"""A socket with a message on it: whole sends and reads with a bound on time, for plain and TLS sockets alike.
+"""A socket with a message on it: whole sends and reads with a bound on time, plain or under TLS.
 
-An SSL object is not for two threads at once, so reads and writes take a lock and never wait while they hold it: the
-socket does not block, and the waiting is done in poll.
+One thread sends and one reads. The socket does not block, and the waiting is done in poll.
 """
 
 from __future__ import annotations
@@ -15,9 +14,7 @@ import time
 from secondsite.engine import errors
 from secondsite.engine.remote.link import protocol, tls
 from secondsite.engine.remote.link.buffers import Buffers
-
-# One TLS record has 16 KiB; of a plain socket this much is taken at a time.
-_PIECE = 256 * 1024
+from secondsite.engine.remote.link.secure import PIECE, Secure
 
 
 class Closed(errors.Unreachable):
@@ -27,7 +24,10 @@ class Closed(errors.Unreachable):
 class Wire:
     """`idle` seconds without a byte in either wanted direction end it. `peer` is what errors name."""
 
-    def __init__(self, sock: socket.socket, peer: str, idle: float) -> None:
+    def __init__(self, sock: socket.socket | Secure, peer: str, idle: float) -> None:
+        self._secure = sock if isinstance(sock, Secure) else None
+        if isinstance(sock, Secure):
+            sock = sock.sock
         sock.setblocking(False)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -65,47 +65,57 @@ class Wire:
     def send(self, data: bytes | bytearray | memoryview) -> None:
         """All of it. Raises Closed."""
         view = memoryview(data).cast("B") if len(data) else memoryview(b"")
+        for at in range(0, len(view), PIECE):
+            piece = view[at : at + PIECE]
+            self._push(piece if self._secure is None else self._seal(self._secure, piece))
+            self.sent += len(piece)
+
+    def _seal(self, secure: Secure, piece: memoryview) -> memoryview:
+        try:
+            return memoryview(secure.seal(piece))
+        except OSError as error:
+            raise self._lost(error) from None
+
+    def _push(self, view: memoryview) -> None:
         deadline = time.monotonic() + self.idle
         while len(view):
-            events = select.POLLOUT
             try:
-                with self._lock:
-                    if self._closed:
-                        raise Closed("the connection was closed", path=self.peer)
-                    done = self.sock.send(view)
-            except (ssl.SSLWantWriteError, BlockingIOError):
+                done = self.sock.send(view) if not self._closed else 0
+            except BlockingIOError:
                 done = 0
-            except ssl.SSLWantReadError:
-                done, events = 0, select.POLLIN
-            except (OSError, ValueError) as error:
-                raise self._lost(error if isinstance(error, OSError) else OSError(str(error))) from None
+            except OSError as error:
+                raise self._lost(error) from None
             if done:
-                view, self.sent = view[done:], self.sent + done
-                deadline = time.monotonic() + self.idle
+                view, deadline = view[done:], time.monotonic() + self.idle
             else:
-                self._wait(self._polls[0], events, deadline)
+                self._wait(self._polls[0], select.POLLOUT, deadline)
 
     def read_into(self, view: memoryview) -> None:
         """Fill it. Raises Closed."""
         while len(view):
-            events = select.POLLIN
             try:
-                with self._lock:
-                    if self._closed:
-                        raise Closed("the connection was closed", path=self.peer)
-                    done = self.sock.recv_into(view, min(len(view), _PIECE))
-                if not done:
-                    raise Closed("the other side closed the connection", path=self.peer)
-            except (ssl.SSLWantReadError, BlockingIOError):
-                done = 0
-            except ssl.SSLWantWriteError:
-                done, events = 0, select.POLLOUT
-            except (OSError, ValueError) as error:
-                raise self._lost(error if isinstance(error, OSError) else OSError(str(error))) from None
-            if done:
-                view, self.received, self.heard = view[done:], self.received + done, time.monotonic()
+                done = self._take(view)
+            except BlockingIOError:
+                self._wait(self._polls[1], select.POLLIN, self.heard + self.idle)
+            except OSError as error:
+                raise self._lost(error) from None
             else:
-                self._wait(self._polls[1], events, self.heard + self.idle)
+                view = view[done:]
+
+    def _take(self, view: memoryview) -> int:
+        """What there is of bytes for `view`; 0 where some came that are not whole yet."""
+        if self._closed:
+            raise Closed("the connection was closed", path=self.peer)
+        count: int | None = None
+        if self._secure is None:
+            count = self.sock.recv_into(view)
+        elif (count := self._secure.open(view)) is None and self._secure.take_in():
+            self.heard = time.monotonic()
+            return 0
+        if not count:
+            raise Closed("the other side closed the connection", path=self.peer)
+        self.received, self.heard = self.received + count, time.monotonic()
+        return count
 
     def read_message(self) -> protocol.Message:
         """The next message, bounded before it is allocated and checked. Raises Closed and Garbled."""
