@@ -80,7 +80,9 @@ class Proxy:
 
 @dataclass
 class Pair:
-    """A source image and a replica on "another host", with everything that lives longer than a connection."""
+    """A source image and a replica on "another host", with everything that lives longer than a connection.
+    `unexpected` are errors of the replica's end that are none of ours.
+    """
 
     image: MemoryImage
     files: Files = field(default_factory=MemoryFiles)
@@ -88,6 +90,7 @@ class Pair:
     history: str = "auto"
     kept: dict[int, bytes] = field(default_factory=dict)
     root: str = "/replicas/disk"
+    unexpected: list[BaseException] = field(default_factory=list)
 
     def cycle(
         self, proxy: Proxy | None = None, sent: Sent | None = None, tracker: Tracker | None = None, *,
@@ -102,7 +105,7 @@ class Pair:
             accept_source=accept, **more,
         )  # fmt: skip
         with ThreadPoolExecutor(1) as pool:
-            there = pool.submit(self._serve, proxy.far)
+            there = pool.submit(self.serve, proxy.far)
             try:
                 with Connection(proxy.near, "replica", client=True, idle=10) as connection:
                     sender = Sender(
@@ -115,12 +118,18 @@ class Pair:
                 there.result(20)
                 proxy.far.close()
 
-    def _serve(self, sock: socket.socket) -> None:
+    def serve(self, sock: socket.socket) -> None:
+        """The replica's end of one connection."""
         with contextlib.suppress(errors.Error), Connection(sock, "source", client=False, idle=10) as connection:
             while (call := connection.accept()) is not None:
-                with contextlib.suppress(errors.Error), call:
-                    begin = protocol.decode(call.args, talk.Begin, call.peer)
-                    Receiver(self.root, self.files, history=self.history, workers=2).run(call, begin)
+                try:
+                    with call:
+                        begin = protocol.decode(call.args, talk.Begin, call.peer)
+                        Receiver(self.root, self.files, history=self.history, workers=2).run(call, begin)
+                except errors.Error:
+                    pass
+                except BaseException as error:
+                    self.unexpected.append(error)
 
     def points(self) -> list[Point]:
         return Replica.open(self.root, self.files).points()

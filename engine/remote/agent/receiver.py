@@ -155,6 +155,7 @@ class _Session:
         self.options, self.prune, self.call, self.replica = receiver.options, receiver.prune, call, replica
         self.ground, self.held = below, held
         self.stopping, self.counts, self._began = receiver.stopping, receiver.counts, time.monotonic()
+        self._taken_up = len(held.offsets)
 
     def receive(self) -> talk.Finish:
         """Until the source says that all is there."""
@@ -236,9 +237,12 @@ class _Session:
         )  # fmt: skip
         try:
             return self.ground.apply(self.held, point, self.stopping)
-        except errors.Damaged:
+        except errors.Damaged as error:
             # Frames that do not come to what the source says: they are worth nothing, and the next plan is a fresh one.
             spool.drop(self.replica)
+            if self._taken_up:  # it need not be this attempt's, and trying again tells (P13)
+                told = f"what was spooled before led to nothing and was dropped: {error}"
+                raise protocol.Garbled(told, path=self.replica.layout.root) from None
             raise
 
     def _done(self, kind: str, point: Point, history: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator
 
+from secondsite.engine import units
 from secondsite.engine.blockmap import BlockMap
 from secondsite.engine.delta import format as fmt
 from secondsite.engine.remote import talk
@@ -58,7 +59,7 @@ def check(state: talk.State, peer: str) -> None:
         raise protocol.Garbled("a replica's id or block size that is none", path=peer)
     if min(state.virtual_bytes, state.generation, state.spool_bytes, state.spool_frames) < 0:
         raise protocol.Garbled("a negative size", path=peer)
-    if not 0 <= state.seed < 1 << 64 or state.virtual_bytes > size << 40:
+    if not 0 <= state.seed < 1 << 64 or state.virtual_bytes > size * units.MAX_BLOCKS:
         raise protocol.Garbled("a seed or size out of bounds", path=peer)
 
 
