@@ -142,6 +142,10 @@ class Image(ABC):
         """A hint that a range will be flushed soon."""
         return None
 
+    def release_cache(self) -> None:
+        """A hint that what is durable by now will not be read soon, so that memory need not hold it."""
+        return None
+
     # -- runs of blocks: a batch is flat arrays, see engine/batch.py ----------------------------------------
 
     def read_blocks(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -158,6 +159,10 @@ class RawImage(Image):
 
     def start_writeback(self, offset: int, length: int) -> None:
         kernel.files.start_writeback(self.fd, offset, length)
+
+    def release_cache(self) -> None:
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def close(self) -> None:
         if self.fd >= 0:

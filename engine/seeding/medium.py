@@ -7,7 +7,6 @@ goes on by writing what the parts do not hold, or do not hold any more.
 
 from __future__ import annotations
 
-import os
 import posixpath
 import re
 from collections.abc import Iterator
@@ -135,7 +134,7 @@ class Medium:
         """Read a part from the medium, all of it; its hashes are laid over a map. Raises Damaged."""
         decoder = kernel.codec.Decoder()
         with self.opened(seed, number) as reader:
-            _forget_cached(reader.file)
+            reader.file.release_cache()  # what is read from now on comes from the medium, where the system goes along
             for frame in reader.frames():
                 monitor.check()
                 if frame.blocks:
@@ -149,10 +148,3 @@ class Medium:
                 if block_map is not None:
                     store_frame(block_map, frame)
                 monitor.advance(fmt.FRAME_BYTES + frame.head.stored)
-
-
-def _forget_cached(file: object) -> None:
-    """What is read from now on comes from the medium, and not from memory, where the system goes along."""
-    descriptor = getattr(file, "fd", -1)
-    if descriptor >= 0:
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 from array import array
 from collections.abc import Callable
@@ -246,3 +247,30 @@ def test_a_failing_image_without_faults_counts(make_failing: Make, content: byte
     image.write(0, b"x")
     image.flush()
     assert [kind for kind, _ in image.faults.log] == ["write", "flush"]
+
+
+def test_hints_change_no_byte(make_any: Make, content: bytes) -> None:
+    image = make_any(content)
+    image.start_writeback(0, image.size)
+    image.release_cache()
+    assert image.read(0, image.size) == content
+
+
+@pytest.mark.needs("fincore")
+def test_what_is_durable_leaves_memory_when_asked(tmp_path: Path) -> None:
+    kind = subprocess.run(["stat", "-f", "-c", "%T", tmp_path], capture_output=True, text=True).stdout.strip()
+    if kind in ("tmpfs", "overlayfs"):
+        pytest.skip(f"{kind} has no page cache of its own")
+    with RawImage(tmp_path / "disk.raw", "create") as image:
+        image.write(0, bytes(range(1, 256)) * 4112)
+        image.flush()
+        before = cached(tmp_path / "disk.raw")
+        image.release_cache()
+        assert before > 1_000_000 and cached(tmp_path / "disk.raw") == 0
+        assert image.read(0, image.size) == bytes(range(1, 256)) * 4112
+
+
+def cached(path: Path) -> int:
+    """How many bytes of a file the page cache holds."""
+    found = subprocess.run(["fincore", "--bytes", "--noheadings", "--output", "RES", path], capture_output=True)
+    return int(found.stdout)

@@ -181,6 +181,7 @@ class Arrival(Spool):
 
     def _note_tables(self, tables: bytes) -> None:
         self.head.flush()
+        self.head.release_cache()  # its pages take the next blocks: cheaper than fresh ones, and others keep theirs
         self.file.write(self.end, tables)
         self.file.flush()
         self.end += len(tables)
