@@ -239,3 +239,29 @@ def test_who_waits_is_told_when_the_other_side_dies(both: tuple[Connection, Conn
         client.call("x", Word(""))
     with pytest.raises(Closed):
         client.accept()
+
+
+def test_a_message_that_meets_the_end_of_its_call_weighs_nothing_afterwards(
+    both: tuple[Connection, Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It came when the call had been closed but was still known: what `most` is counted by went up for good."""
+    client, server = both
+    call = client.call("put", Word(""))
+    there = server.accept(5)
+    assert there is not None
+    taken = threading.Event()
+    take, forget = there._take, server._forget
+
+    def taking(message: p.Message) -> None:
+        take(message)
+        taken.set()
+
+    def late(number: int) -> None:
+        call.send(None, bytes(1 << 20))
+        assert taken.wait(10)
+        forget(number)
+
+    monkeypatch.setattr(there, "_take", taking)
+    monkeypatch.setattr(server, "_forget", late)
+    there.close()
+    assert taken.is_set() and server._weight == 0 and not there._arrived

@@ -177,7 +177,7 @@ class Call:
                 self._closed_there = True
             elif message.kind == p.ERROR:
                 self._failed = p.raised(p.decode(message.control, p.Failure, self.peer), self.peer)
-            else:
+            elif not self._closed_here:  # nobody takes it any more; the other side did not know yet
                 self._collect(message)
             self._changed.notify_all()
 
