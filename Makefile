@@ -2,11 +2,15 @@
 #
 # Variables: PYTHON, the interpreter of .venv; ARGS, more arguments for pytest, the demo or the benchmark;
 # DIST, where `make wheel` puts its result.
+#
+# The tests run in a process for each core, up to four; ARGS='-n 0' runs them in one, which -s and --pdb need.
 
 PY := .venv/bin/python
 ARGS :=
 DIST := dist
 WHEEL_BUILD := build/wheel
+# A worker takes a stretch of neighbouring tests, so that they share fixtures, and then half of what another has left.
+PYTEST := $(PY) -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -19,10 +23,10 @@ setup: ## install what is missing and make .venv; does nothing where nothing cha
 	@PYTHON='$(PYTHON)' sh .ci/setup
 
 test: lint types ## ruff, mypy --strict and the tests
-	$(PY) -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-all: lint types ## the same, with every long sweep in full
-	$(PY) -m pytest --sweep $(ARGS)
+	$(PYTEST) --sweep $(ARGS)
 
 lint: setup ## ruff
 	$(PY) -m ruff check .

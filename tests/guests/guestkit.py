@@ -6,6 +6,7 @@ which init.sh writes numbered records with a checksum, each on the disk before i
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import lzma
 import os
@@ -46,12 +47,18 @@ def tool(*command: str | Path, cwd: Path | None = None) -> str:
 
 
 def build() -> tuple[Path, Path]:
-    """(kernel, initrd), made where they are not there yet. Raises Unavailable."""
+    """(kernel, initrd), made where they are not there yet, by one process at a time. Raises Unavailable."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _built()
+
+
+def _built() -> tuple[Path, Path]:
     stamp = hashlib.sha256(Path(__file__).read_bytes() + (HERE / "init.sh").read_bytes()).hexdigest()[:16]
     kernel, initrd = CACHE / "vmlinuz", CACHE / f"initrd-{stamp}"
     if kernel.exists() and initrd.exists():
         return kernel, initrd
-    CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as name:
         work = Path(name)
         packages = work / "packages"
@@ -64,7 +71,7 @@ def build() -> tuple[Path, Path]:
         if len(images) != 1:
             raise Unavailable(f"the kernel's package has {len(images)} kernels")
         (work / "initrd").write_bytes(_archive(_files(packages)))
-        # By renaming, so that two runs at once do no harm; the kernel last, which nothing else stands for.
+        # By renaming, so that a run that is killed leaves no half; the kernel last, which nothing else stands for.
         os.replace(work / "initrd", initrd)
         os.replace(images[0], kernel)
     return kernel, initrd

@@ -19,7 +19,7 @@ from secondsite.engine.files import LocalFiles
 from secondsite.engine.remote import dial, url
 from secondsite.engine.remote import questions as q
 from secondsite.engine.remote.far import files as far
-from secondsite.engine.remote.far.files import point as farpoint
+from secondsite.engine.remote.far import point as farpoint
 from secondsite.engine.remote.home import Home
 from secondsite.engine.remote.link import protocol
 from secondsite.engine.replica.directory import Replica
