@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import random
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from secondsite.engine import errors
 from secondsite.engine.remote.link import tls
 from secondsite.engine.remote.link.secure import Secure
-from secondsite.engine.remote.link.wire import Wire
+from secondsite.engine.remote.link.wire import Closed, Wire
 from secondsite.engine.remote.trust import certificate, identity
 from secondsite.engine.remote.trust.identity import Identity
 
@@ -219,3 +221,69 @@ def test_who_does_not_shake_hands_is_given_up(hosts: list[Identity]) -> None:
     meeting.end()
     assert isinstance(meeting.refused, errors.Unreachable) and meeting.refused.retryable
     assert not isinstance(meeting.refused, tls.Untrusted)
+
+
+def test_who_drips_bytes_has_no_more_time_for_the_handshake(hosts: list[Identity]) -> None:
+    east, west, _ = hosts
+    meeting, began = Meeting(east, known(west), timeout=0.5), time.monotonic()
+    said = bytes.fromhex("16030100ff010000fb0303") + bytes(200)
+    try:
+        for at in range(len(said)):
+            meeting.near.send(said[at : at + 1])
+            time.sleep(0.02)
+    except OSError:
+        pass
+    meeting.end()
+    assert time.monotonic() - began < 2
+    assert isinstance(meeting.refused, errors.Unreachable) and "handshake" in str(meeting.refused)
+
+
+def test_both_sides_send_at_once_messages_of_any_length(hosts: list[Identity]) -> None:
+    east, west, _ = hosts
+    lengths = [1, 16384, 16385, 262144, 262145, 3_000_001, 7]
+    there: list[bytes] = []
+
+    def serve(sock: socket.socket) -> None:
+        secure, _ = tls.shake(sock, east, known(west), "client", server=True)
+        there.extend(_exchange(Wire(secure, "client", 10), lengths, 2))
+
+    near, far = socket.socketpair()
+    thread = threading.Thread(target=serve, args=(far,))
+    thread.start()
+    secure, _ = tls.shake(near, west, known(east), "server", server=False)
+    here = _exchange(Wire(secure, "server", 10), lengths, 1)
+    thread.join(20)
+    assert here == [random.Random(2 * n).randbytes(n) for n in lengths]
+    assert there == [random.Random(n).randbytes(n) for n in lengths]
+
+
+def _exchange(wire: Wire, lengths: list[int], seed: int) -> list[bytes]:
+    """What came while as much was sent, all of it in another thread."""
+    sender = threading.Thread(target=lambda: [wire.send(random.Random(seed * n).randbytes(n)) for n in lengths])
+    sender.start()
+    found = []
+    for n in lengths:
+        got = bytearray(n)
+        wire.read_into(memoryview(got))
+        found.append(bytes(got))
+    sender.join(20)
+    wire.release()
+    return found
+
+
+def test_who_goes_away_inside_a_record_is_gone(hosts: list[Identity]) -> None:
+    east, west, _ = hosts
+    near, far = socket.socketpair()
+    shaken: list[Secure] = []
+    thread = threading.Thread(
+        target=lambda: shaken.append(tls.shake(far, east, known(west), "client", server=True)[0])
+    )
+    thread.start()
+    secure, _ = tls.shake(near, west, known(east), "server", server=False)
+    thread.join(20)
+    far.sendall(shaken[0].seal(memoryview(bytes(5000)))[:-1])
+    far.close()
+    wire = Wire(secure, "server", 10)
+    with pytest.raises(Closed, match="closed the connection"):
+        wire.read_into(memoryview(bytearray(5000)))
+    wire.release()

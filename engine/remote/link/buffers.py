@@ -12,7 +12,7 @@ from secondsite.engine.units import KIB, MIB
 
 # Smaller ones are as cheap from the allocator.
 _SMALL = 64 * KIB
-_ROUND = 256 * KIB
+_ROUND = 64 * KIB
 # What is kept: what may lie in a window, and one more that is worked on.
 KEPT_BYTES = 20 * MIB
 
