@@ -27,8 +27,10 @@ class Terms:
 
 
 def admit(replica: Replica, origin: Source, terms: Terms) -> None:
-    """May this source write into this replica? Raises Refused. Mends a damaged copy of the identity."""
-    identity, block_size, head, epoch = replica.identity, terms.block_size, terms.head, terms.epoch
+    """May this source write into this replica, whose writer the caller is? Raises Refused. Mends a damaged copy of the
+    identity.
+    """
+    identity, block_size, head, epoch = replica.look_again(), terms.block_size, terms.head, terms.epoch
     waits = replica.files.size(replica.layout.waiting) >= 0
     if not replica.head_generation() and not replica.files.exists(replica.layout.head) and not waits:
         # Nothing was ever committed here: a first cycle that failed binds nobody to what it was to be.

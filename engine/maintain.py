@@ -57,11 +57,13 @@ def raise_epoch(
     replica: str | os.PathLike[str], epoch: int, *, files: Files | None = None,
     state: str | os.PathLike[str] | None = None,
 ) -> int:  # fmt: skip
-    """Fence off sources with a lower epoch (DESIGN D9): the replica's epoch becomes `epoch`, never lower."""
+    """Fence off sources with a lower epoch (DESIGN D9): the replica's epoch becomes `epoch`, never lower. What one of
+    them is sending over a network ends within a second.
+    """
     if url.is_remote(os.fspath(replica)):
         return reach.raise_epoch(os.fspath(replica), state, epoch)
     opened = Replica.open(os.fspath(replica), files)
-    with opened.writing():
+    with opened.fencing():
         if epoch > opened.identity.epoch:
             opened.write_identity(opened.identity.raised(epoch))
         return opened.identity.epoch

@@ -171,6 +171,26 @@ class Replica:
             recovery.recover(self, force=force)
             yield
 
+    @contextmanager
+    def fencing(self) -> Iterator[None]:
+        """Hold it so that its epoch may be raised, one at a time: no cycle is applied meanwhile, but readers and what
+        comes in over a network go on, since who fences must not wait for who is to be fenced off.
+        """
+        lock = self.files.lock(posixpath.join(self.layout.root, "epoch.lock"), exclusive=True)
+        if lock is None:
+            raise errors.Busy("is busy: another process raises its epoch; try again later", path=self.layout.root)
+        try:
+            with self.reading():
+                self.look_again()
+                yield
+        finally:
+            lock.release()
+
+    def look_again(self) -> Identity:
+        """Its identity as it is now: since it was opened another process may have raised the epoch."""
+        self.identity = Identity.parse(record.read(self.files, self.layout.identity)[0], self.layout.identity)
+        return self.identity
+
     def interrupted(self) -> bool:
         """Did a crash leave something that recovery must finish or take back?"""
         if any(next_generation(name) is not None for name in self.files.listdir(self.layout.root)):

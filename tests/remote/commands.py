@@ -77,13 +77,15 @@ def service(folder: Path, *options: str, listen: str = "127.0.0.1:0", within: Se
 
 def paired(
     folder: Path, agent: Service, *replicas: str, allow: str = "send,read,administer", state: Path | None = None,
-    within: Sequence[str] = (), at: str = "", name: str = "east",
+    within: Sequence[str] = (), at: str = "", name: str = "east", there: Sequence[str] = (),
 ) -> Path:  # fmt: skip
-    """The state (`folder`/here) of a host called `name` that is paired now; `at` is the agent's address for it."""
+    """The state (`folder`/here) of a host called `name` that is paired now; `at` is the agent's address for it.
+    `within` goes before its commands, `there` before those of the agent's host.
+    """
     state = state or folder / "here"
-    run("identity", "init", "--state", state)
+    run("identity", "init", "--state", state, within=within)
     names = [argument for replica in replicas for argument in ("--replica", replica)]
-    key = run("agent", "--token", *names, "--allow", allow, "--state", folder / "there").strip()
+    key = run("agent", "--token", *names, "--allow", allow, "--state", folder / "there", within=there).strip()
     where = at or f"{agent.host}:{agent.port}"
     run("pair", where, "--token", "-", "--name", name, "--state", state, text=key + "\n", within=within)
     return state

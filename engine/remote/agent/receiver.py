@@ -32,6 +32,9 @@ from secondsite.engine.work import Options
 
 MAX_NAME = 4096
 
+# How soon a transfer sees that its replica's epoch was raised.
+_LOOK_SECONDS = 0.5
+
 
 @dataclass(frozen=True)
 class _Origin:
@@ -155,7 +158,7 @@ class _Session:
         self.options, self.prune, self.call, self.replica = receiver.options, receiver.prune, call, replica
         self.ground, self.held = below, held
         self.stopping, self.counts, self._began = receiver.stopping, receiver.counts, time.monotonic()
-        self._taken_up = len(held.offsets)
+        self._taken_up, self._looked = len(held.offsets), time.monotonic()
 
     def receive(self) -> talk.Finish:
         """Until the source says that all is there."""
@@ -170,7 +173,7 @@ class _Session:
         self.counts.begun(self.held.taken)
         try:
             while True:
-                message = call.receive()
+                message = self._heard()
                 said = talk.from_source(message.control, call.peer)
                 if isinstance(said, talk.Finish):
                     self.held.flush()
@@ -185,6 +188,21 @@ class _Session:
             raise
         finally:
             self.counts.ended()
+
+    def _heard(self) -> protocol.Message:
+        """The next message, unless a failover comes in between."""
+        while True:
+            there = self.call.wait(_LOOK_SECONDS)
+            if time.monotonic() - self._looked >= _LOOK_SECONDS:
+                self._looked = time.monotonic()
+                self._not_fenced()
+            if there:
+                return self.call.receive()
+
+    def _not_fenced(self) -> None:
+        """Raises Busy where the epoch was raised since: whether its sender may go on, its next attempt is told."""
+        if self.replica.look_again().epoch != self.held.token.epoch:
+            raise errors.Busy("a failover raised its epoch meanwhile", path=self.replica.layout.root)
 
     def _park(self) -> None:
         """What came goes on from here, whoever ended this; telling so may fail."""
@@ -209,6 +227,7 @@ class _Session:
         """Apply what came, as the replica's writer. Raises Busy where readers do not let go of it in a minute."""
         with ExitStack() as stack:
             patiently(lambda: stack.enter_context(self.replica.writing()))
+            self._not_fenced()
             newest, old = self.ground.newest(), self.ground.old
             if (newest.generation, newest.seal) != (old.generation, old.seal) if newest and old else newest is not old:
                 raise errors.Busy("another cycle came in between", path=self.replica.layout.root)
