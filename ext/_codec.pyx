@@ -36,6 +36,7 @@ cdef int C_ZSTD = 2
 DATA, ZEROS = 1, 2
 HEADER_BYTES = 64
 DEF HEADER = 64
+DEF TABLE_SUM = 1  # the flag of a frame whose `table_sum` counts
 cdef uint32_t FRAME_MAGIC = 0x4D524653  # "SFRM"
 cdef size_t MAX_BODY = 0x7E000000  # what LZ4 takes in one piece, in an int
 
@@ -50,11 +51,20 @@ cdef struct Header:
     uint32_t count
     uint32_t stored
     uint32_t raw
-    uint32_t reserved
+    uint32_t table_sum
     uint64_t tag
     uint64_t first
     uint64_t last
     uint8_t checksum[16]
+
+
+cdef void sum_table(uint8_t *frame, Header *header) noexcept nogil:
+    """Of a data frame whose table is in place: lets a reader believe the table without the payload."""
+    cdef uint8_t digest[16]
+    header.flags |= TABLE_SUM
+    memcpy(frame, header, HEADER)
+    hash_fn(frame, HEADER + 24 * <size_t>header.count, header.tag, digest)
+    memcpy(&header.table_sum, digest, 4)
 
 
 cdef void seal(uint8_t *frame, Header *header) noexcept nogil:
@@ -207,6 +217,8 @@ cdef class Encoder:
                     taken += raw
                 header.last = blocks[end - 1]
                 header.stored = body - HEADER
+                if header.kind == 1:
+                    sum_table(frame, &header)
                 seal(frame, &header)
                 frames[3 * n_frames] = header.first
                 frames[3 * n_frames + 1] = header.last

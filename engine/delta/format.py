@@ -10,7 +10,8 @@ from secondsite.engine import errors
 from secondsite.engine.units import MAX_BLOCKS
 
 MAGIC = b"2SITEDLT"
-VERSION = 1
+# 2: a data frame's table has a sum of its own.
+VERSION = 2
 _HEADER = struct.Struct("<8sII16sIIQQQQQQ16s")
 HEADER_BYTES = _HEADER.size
 
@@ -18,6 +19,8 @@ FRAME = struct.Struct("<IBBHIIIIQQQ16s")
 FRAME_BYTES = 64
 FRAME_MAGIC = 0x4D524653
 DATA, ZEROS, INDEX, END = 1, 2, 3, 4
+TABLE_SUM = 1
+TABLE_ENTRY = 24
 NONE, LZ4, ZSTD = 0, 1, 2
 CODECS = {NONE: "none", LZ4: "lz4", ZSTD: "zstd"}
 
@@ -45,6 +48,7 @@ class Header(NamedTuple):
     base_size: int
     target_size: int
     epoch: int
+    version: int = VERSION
 
     @property
     def tag(self) -> int:
@@ -53,7 +57,7 @@ class Header(NamedTuple):
 
     def pack(self) -> bytes:
         head = _HEADER.pack(
-            MAGIC, VERSION, HEADER_BYTES, self.replica_id, self.block_size, 0, self.base_generation,
+            MAGIC, self.version, HEADER_BYTES, self.replica_id, self.block_size, 0, self.base_generation,
             self.target_generation, self.base_size, self.target_size, self.epoch, 0, bytes(16),
         )[:-16]  # fmt: skip
         return head + hashlib.sha256(head).digest()[:16]
@@ -76,7 +80,7 @@ class Header(NamedTuple):
             raise errors.Damaged(f"{block} is no block size", path=path, offset=32)
         if max(base_size, target_size) > MAX_BLOCKS * block:
             raise errors.Damaged(f"an image has at most {MAX_BLOCKS} blocks", path=path, offset=56)
-        return cls(owner, block, base, target, base_size, target_size, epoch)
+        return cls(owner, block, base, target, base_size, target_size, epoch, version)
 
 
 class FrameHeader(NamedTuple):
@@ -89,7 +93,7 @@ class FrameHeader(NamedTuple):
     entries: int
     stored: int
     raw: int
-    reserved: int
+    table_sum: int
     tag: int
     first: int
     last: int

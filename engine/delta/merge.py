@@ -31,7 +31,7 @@ def merge(first: DeltaReader, second: DeltaReader, output: Image, codec: tuple[i
             f"it starts from another content of generation {b.base_generation} than {first.path} leads to",
             path=second.path,
         )
-    header = b._replace(base_generation=a.base_generation, base_size=a.base_size)
+    header = b._replace(base_generation=a.base_generation, base_size=a.base_size, version=fmt.VERSION)
     blocks = -(-b.target_size // b.block_size)
     replaced = kernel.Bitmap(blocks)
     writer = DeltaWriter(output, header)

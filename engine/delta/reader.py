@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from array import array
+from bisect import bisect_left
 from collections.abc import Iterator
 
 from secondsite.engine import errors, kernel
 from secondsite.engine.delta import format as fmt
 from secondsite.engine.images.base import Image
+
+# A header and a table of 80 blocks: with blocks of 4 KiB a frame has 64.
+_TABLE_READ = 2048
 
 
 class Frame:
@@ -86,6 +90,27 @@ class Frame:
         return plain if plain is not None else memoryview(self.decode(decoder))
 
 
+class Table:
+    """Which blocks a frame holds, and for each of a data frame that is not packed where it lies and its hash, so that
+    a block can be read and proved by itself. `alone` is False where the frame has to be read whole.
+    """
+
+    __slots__ = ("_hashes", "_payload_at", "alone", "blocks", "runs")
+
+    def __init__(self, blocks: array[int], runs: array[int], hashes: bytes = b"", payload_at: int = 0) -> None:
+        self.blocks, self.runs, self.alone = blocks, runs, bool(hashes)
+        self._hashes, self._payload_at = hashes, payload_at
+
+    @property
+    def memory(self) -> int:
+        return 8 * (len(self.blocks) + len(self.runs)) + len(self._hashes) + 200
+
+    def find(self, block: int, block_size: int) -> tuple[int, bytes]:
+        """Where in the file one of `blocks` begins, and its hash. All before it in the frame are whole."""
+        at = bisect_left(self.blocks, block)
+        return self._payload_at + at * block_size, self._hashes[16 * at : 16 * at + 16]
+
+
 class DeltaReader:
     """A delta in a file. Opening reads the header alone."""
 
@@ -116,6 +141,26 @@ class DeltaReader:
         if not kernel.codec.check_frame(data):
             raise errors.Damaged("the frame's checksum does not hold", path=self.path, offset=offset)
         return Frame(head, memoryview(data)[fmt.FRAME_BYTES :], self.header, self.path, offset)
+
+    def table(self, offset: int, size: int) -> Table | None:
+        """Which blocks the frame at `offset` of a file of `size` bytes holds, where the sum of its table alone proves
+        it: of data that is not packed, since version 2. None for a frame that has to be read whole, also where its
+        numbers are impossible: then that says what is wrong with it. Raises Damaged.
+        """
+        start = bytearray(self.file.read_bytes(offset, min(_TABLE_READ, size - offset)))
+        head = fmt.FrameHeader.unpack(start) if len(start) >= fmt.FRAME_BYTES else None
+        if head is None or head.kind != fmt.DATA or head.codec != fmt.NONE or not head.flags & fmt.TABLE_SUM:
+            return None
+        held = fmt.FRAME_BYTES + fmt.TABLE_ENTRY * head.entries
+        if head.entries == 0 or head.stored != held - fmt.FRAME_BYTES + head.raw or held + head.raw > size - offset:
+            return None
+        start += self.file.read_bytes(offset + len(start), max(held - len(start), 0))
+        fmt.FRAME.pack_into(start, 0, *head._replace(table_sum=0, checksum=bytes(16)))
+        digest = kernel.scan.hash_block(memoryview(start)[:held], self.header.tag)
+        if int.from_bytes(digest[:4], "little") != head.table_sum:
+            raise errors.Damaged("the sum of the frame's table does not hold", path=self.path, offset=offset)
+        parsed = Frame(head, memoryview(start)[fmt.FRAME_BYTES : held], self.header, self.path, offset)
+        return Table(parsed.blocks, parsed.runs, bytes(parsed.hashes), offset + held)
 
     def end(self) -> fmt.End:
         """The end marker, read from the file's tail."""

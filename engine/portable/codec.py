@@ -24,12 +24,13 @@ if TYPE_CHECKING:
 NONE, LZ4, ZSTD = 0, 1, 2
 DATA, ZEROS = 1, 2
 HEADER_BYTES = 64
-# magic, kind, codec, flags, count, stored, raw, reserved, tag, first block, last block, checksum
+# magic, kind, codec, flags, count, stored, raw, table's sum, tag, first block, last block, checksum
 _HEADER = struct.Struct("<4sBBHIIIIQQQ16s")
 _MAGIC = b"SFRM"
 _MAX_BODY = 0x7E000000  # what LZ4 takes in one piece, in an int
 _MIN_LEVEL = -(1 << 17)  # ZSTD_minCLevel()
 _BLOCK_BYTES = 24  # its number and its hash, in a data frame
+_TABLE_SUM = 1  # the flag of a frame whose table has a sum of its own
 
 
 def _checksum(header: bytes, body: Buffer, tag: int) -> bytes:
@@ -170,8 +171,12 @@ class Encoder:
 
 def _frame(kind: int, codec: int, count: int, raw: int, tag: int, blocks: Words, body: bytes) -> bytes:
     """A sealed frame; `blocks` are those that it covers."""
-    fields = (_MAGIC, kind, codec, 0, count, len(body), raw, 0, tag, int(blocks[0]), int(blocks[-1]))
-    header = _HEADER.pack(*fields, b"")
+    flags = _TABLE_SUM if kind == DATA else 0
+    before, after = (_MAGIC, kind, codec, flags, count, len(body), raw), (tag, int(blocks[0]), int(blocks[-1]))
+    header = _HEADER.pack(*before, 0, *after, b"")
+    if kind == DATA:
+        digest = xxhash.xxh3_128_digest(header + body[: _BLOCK_BYTES * count], tag)
+        header = _HEADER.pack(*before, int.from_bytes(digest[:4], "little"), *after, b"")
     return header[:-16] + _checksum(header, body, tag) + body
 
 

@@ -2,8 +2,9 @@
 
 The answers are one number a block, in memory that the kernel gives a page at a time, so that a disk of terabytes costs
 what was looked at. A window of blocks is filled when it is first read: from the indexes of all deltas come the frames
-that may hold its blocks, and each is read whole once and its checksum checked before it is believed. The tables alone
-would be quicker to read, but nothing protects them: a bad byte would let a block of another time pass for this one.
+that may hold its blocks. Of a frame that is not packed only the table is read, by the sum that it has for itself: a bad
+byte in it would let a block of another time pass for this one. Its blocks are read one by one, each proved by its hash
+in the table. Frames that are packed, and those of the format's first version, are read whole and kept for a while.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from __future__ import annotations
 import mmap
 from array import array
 from bisect import bisect_left, bisect_right
-from collections import OrderedDict
 from collections.abc import Iterator
 
-from secondsite.engine import kernel
-from secondsite.engine.delta.reader import DeltaReader, Frame
+from secondsite.engine import errors, kernel
+from secondsite.engine.delta.reader import DeltaReader, Frame, Table
+from secondsite.engine.recent import Recent
 
 # Blocks filled at once. Where 100 deltas of 64 MiB each lie in one window's place, the first byte takes 0.6 s at 256.
 WINDOW = 256
@@ -23,6 +24,8 @@ WINDOW = 256
 _TABLE_BYTES = 64 << 20
 # Frames of 256 KiB kept for the blocks of their window: of 100 deltas with random writes each has two or three there.
 _FRAME_BYTES = 96 << 20
+# Blocks of which a part was asked for.
+_BLOCK_BYTES = 8 << 20
 
 BASE, ZERO = 0, 1
 # What the follower of a head adds (steady.py); a delta's word counts more.
@@ -64,10 +67,10 @@ class Layer(FrameIndex):
 class _Held:
     """A frame in memory: as it was read, and from its first use on decoded. `bytes` is the larger of the two."""
 
-    __slots__ = ("_frame", "_raw", "blocks", "bytes", "runs")
+    __slots__ = ("_frame", "_raw", "bytes", "table")
 
     def __init__(self, frame: Frame) -> None:
-        self.blocks, self.runs = frame.blocks, frame.runs
+        self.table = Table(frame.blocks, frame.runs)
         self.bytes = max(len(frame.body), frame.head.raw)
         self._frame: Frame | None = frame
         self._raw = memoryview(b"")
@@ -83,7 +86,8 @@ class _Held:
 class Lookup:
     """For a point of `size` bytes seen through `layers`, its own delta first. Calls are made one at a time."""
 
-    def __init__(self, layers: list[Layer], size: int, block_size: int) -> None:
+    def __init__(self, layers: list[Layer], size: int, block_size: int, seed: int) -> None:
+        self._seed = seed
         self.blocks = -(-size // block_size)
         self._layers, self._size, self._block_size = layers, size, block_size
         self._memory = mmap.mmap(-1, max(8 * self.blocks, 8), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -92,10 +96,9 @@ class Lookup:
         # By number: which layer, and where in its file.
         self._layer_of, self._offset_of = array("I"), array("Q")
         self._numbers: dict[tuple[int, int], int] = {}
-        self._tables: OrderedDict[tuple[int, int], tuple[array[int], array[int]]] = OrderedDict()
-        self._held = 0
-        self._frames: OrderedDict[tuple[int, int], _Held] = OrderedDict()
-        self._frame_bytes = 0
+        self._tables: Recent[tuple[int, int], Table] = Recent(_TABLE_BYTES, lambda table: table.memory)
+        self._frames: Recent[tuple[int, int], _Held] = Recent(_FRAME_BYTES, lambda held: held.bytes)
+        self._blocks: Recent[tuple[int, int], bytearray] = Recent(_BLOCK_BYTES, len)
         self._decoder = kernel.codec.Decoder()
 
     def fill(self, first: int, end: int) -> None:
@@ -117,28 +120,22 @@ class Lookup:
             self.table[block] = value
 
     def _claim(self, number: int, offset: int, first: int, end: int, found: dict[int, int]) -> None:
-        blocks, runs = self._table_of(number, offset)
-        low, high = bisect_left(blocks, first), bisect_left(blocks, end)
+        table = self._table_of(number, offset)
+        low, high = bisect_left(table.blocks, first), bisect_left(table.blocks, end)
         if low < high:
             value = _FRAMES + self._number(number, offset)
-            for block in blocks[low:high]:
+            for block in table.blocks[low:high]:
                 found.setdefault(block, value)
-        for start, count in zip(runs[0::2], runs[1::2], strict=True):
+        for start, count in zip(table.runs[0::2], table.runs[1::2], strict=True):
             for block in range(max(start, first), min(start + count, end)):
                 found.setdefault(block, ZERO)
 
-    def _table_of(self, number: int, offset: int) -> tuple[array[int], array[int]]:
-        key = (number, offset)
-        if key in self._tables:
-            self._tables.move_to_end(key)
-            return self._tables[key]
-        held = self._hold(key, self._layers[number])
-        made = self._tables[key] = (held.blocks, held.runs)
-        self._held += 8 * (len(made[0]) + len(made[1])) + 200
-        while self._held > _TABLE_BYTES and len(self._tables) > 1:
-            _, (blocks, runs) = self._tables.popitem(last=False)
-            self._held -= 8 * (len(blocks) + len(runs)) + 200
-        return made
+    def _table_of(self, number: int, offset: int) -> Table:
+        return self._tables.take((number, offset), lambda: self._read_table(number, offset))
+
+    def _read_table(self, number: int, offset: int) -> Table:
+        layer = self._layers[number]
+        return layer.reader.table(offset, layer.size) or self._hold(number, offset).table
 
     def _number(self, layer: int, offset: int) -> int:
         found = self._numbers.setdefault((layer, offset), len(self._layer_of))
@@ -147,27 +144,37 @@ class Lookup:
             self._offset_of.append(offset)
         return found
 
-    def block(self, value: int, block: int) -> memoryview:
-        """The bytes of a block whose entry is a frame. Raises Damaged."""
+    def read(self, value: int, block: int, start: int, place: memoryview) -> None:
+        """Bytes from `start` on of a block whose entry is a frame, into `place`. Raises Damaged."""
         number = value - _FRAMES
-        layer = self._layer_of[number]
-        held = self._hold((layer, self._offset_of[number]), self._layers[layer])
-        # All blocks of a frame but the disk's last one are whole.
-        at = bisect_left(held.blocks, block) * self._block_size
-        return held.payload(self._decoder)[at : at + min(self._block_size, self._size - block * self._block_size)]
+        layer, offset = self._layer_of[number], self._offset_of[number]
+        table, length = self._table_of(layer, offset), min(self._block_size, self._size - block * self._block_size)
+        if not table.alone:
+            # All blocks of a frame but the disk's last one are whole.
+            at = bisect_left(table.blocks, block) * self._block_size + start
+            place[:] = self._hold(layer, offset).payload(self._decoder)[at : at + len(place)]
+        elif len(place) == length:
+            self._read_block(layer, table, block, place)
+        else:
+            held = self._blocks.take((layer, block), lambda: self._make_block(layer, table, block, length))
+            place[:] = memoryview(held)[start : start + len(place)]
 
-    def _hold(self, key: tuple[int, int], layer: Layer) -> _Held:
+    def _make_block(self, layer: int, table: Table, block: int, length: int) -> bytearray:
+        made = bytearray(length)
+        self._read_block(layer, table, block, memoryview(made))
+        return made
+
+    def _read_block(self, number: int, table: Table, block: int, place: memoryview) -> None:
+        offset, digest = table.find(block, self._block_size)
+        reader = self._layers[number].reader
+        reader.file.read_into(offset, place)
+        if kernel.scan.hash_block(place, self._seed) != digest:
+            raise errors.Damaged(f"block {block} does not have the hash of its table", path=reader.path, offset=offset)
+
+    def _hold(self, number: int, offset: int) -> _Held:
         """A frame, read and checked at its first use, and kept for a while. Raises Damaged."""
-        held = self._frames.get(key)
-        if held is not None:
-            self._frames.move_to_end(key)
-            return held
-        held = self._frames[key] = _Held(layer.reader.frame(key[1], layer.size))
-        self._frame_bytes += held.bytes
-        while self._frame_bytes > _FRAME_BYTES and len(self._frames) > 1:
-            _, dropped = self._frames.popitem(last=False)
-            self._frame_bytes -= dropped.bytes
-        return held
+        layer = self._layers[number]
+        return self._frames.take((number, offset), lambda: _Held(layer.reader.frame(offset, layer.size)))
 
     def close(self) -> None:
         self.table.release()
@@ -177,5 +184,5 @@ class Lookup:
 
 
 def in_frame(value: int) -> bool:
-    """Is an entry a frame, whose block `Lookup.block` gives?"""
+    """Is an entry a frame, whose blocks `Lookup.read` gives?"""
     return _FRAMES <= value < KEPT_ZERO

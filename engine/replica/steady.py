@@ -63,7 +63,7 @@ class SteadyPoint(PointImage):
         writable = os.access(replica.layout.root, os.W_OK)
         self._base = replica.open_disk(chain.base_path) if cloned else _own_clone(replica) if writable else None
         if self._layers or self._base is None:
-            self._lookup = lookup.Lookup(self._layers, self.size, self._block_size)
+            self._lookup = lookup.Lookup(self._layers, self.size, self._block_size, replica.identity.seed)
         if self._base is None:
             assert self._lookup is not None
             self._base = replica.open_head()
@@ -172,7 +172,7 @@ class SteadyPoint(PointImage):
         low, high = max(start, offset), min(start + self._block_size, offset + view.nbytes)
         place = view[low - offset : high - offset]
         if lookup.in_frame(value):
-            place[:] = self._lookup.block(value, block)[low - start : high - start]
+            self._lookup.read(value, block, low - start, place)
         elif value == lookup.KEPT and isinstance(self._follower, _Follower):
             self._follower.store.read_into(low, place)
         else:

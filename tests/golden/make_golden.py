@@ -1,4 +1,4 @@
-"""Make the frozen files beside this script. Run once for each version of the format; what is committed stays for ever.
+"""Make the frozen files beside this script. Run once for each version of a format; what is committed stays for ever.
 
     .venv/bin/python tests/golden/make_golden.py
 
@@ -29,7 +29,7 @@ from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.identity import Identity
 
 HERE = Path(__file__).resolve().parent
-VERSION = "v1"
+VERSION = "v2"
 ROOT = "/golden"
 BLOCK = 4096
 SEED = 0x5EC0_0D51_7E00_0001

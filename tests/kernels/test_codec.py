@@ -52,15 +52,18 @@ def encode(kernel, codec, level, group, batch, tag=3):
 
 def decode(kernel, frame):
     """A frame's blocks as (number, hash or None for zeros), and its payload; checks the header too."""
-    magic, kind, codec, flags, count, stored, raw, reserved, _, first, last, _ = HEADER.unpack(frame[:64])
-    assert (magic, flags, reserved, stored) == (b"SFRM", 0, 0, len(frame) - 64)
+    magic, kind, codec, flags, count, stored, raw, reserved, tag, first, last, _ = HEADER.unpack(frame[:64])
+    assert (magic, stored) == (b"SFRM", len(frame) - 64)
     body = frame[64:]
     if kind == kernel.codec.ZEROS:
+        assert (flags, reserved) == (0, 0)
         runs = struct.unpack(f"<{2 * count}Q", body)
         blocks = [number for at, n in zip(runs[::2], runs[1::2], strict=True) for number in range(at, at + n)]
         assert (codec, raw, first, last) == (0, 0, blocks[0], blocks[-1])
         return [(number, None) for number in blocks], b""
-    assert kind == kernel.codec.DATA
+    assert (kind, flags) == (kernel.codec.DATA, 1)
+    held = frame[:20] + bytes(4) + frame[24:48] + bytes(16) + body[: 24 * count]
+    assert reserved == int.from_bytes(xxhash.xxh3_128_digest(held, tag)[:4], "little")
     numbers = struct.unpack(f"<{count}Q", body[: 8 * count])
     hashes = [body[8 * count + 16 * i :][:16] for i in range(count)]
     assert (first, last) == (numbers[0], numbers[-1])

@@ -217,6 +217,38 @@ def test_a_damaged_delta_is_named_and_others_are_served(tmp_path):
         assert whole(point) == source.states[2]
 
 
+def test_a_damaged_block_of_a_delta_costs_that_block_alone(tmp_path):
+    source = Source(tmp_path, 17)
+    source.data[: 8 * BLOCK] = source.chance.randbytes(8 * BLOCK)
+    source.cycle()
+    path = Path(source.root, "points", f"{1:012}.undo")
+    raw = bytearray(path.read_bytes())
+    raw[raw.index(source.states[1][3 * BLOCK : 4 * BLOCK]) + 5] ^= 1
+    path.write_bytes(raw)
+    with source.open("1") as point:
+        for block in (*range(3), *range(4, 8)):
+            assert point.read(block * BLOCK, BLOCK) == source.states[1][block * BLOCK : (block + 1) * BLOCK]
+        for start, length in ((3 * BLOCK, BLOCK), (3 * BLOCK + 100, 10), (0, 8 * BLOCK)):
+            with pytest.raises(errors.Damaged, match=r"undo.*block 3 does not have the hash"):
+                point.read(start, length)
+
+
+@pytest.mark.parametrize("codec", ["none", "lz4"])
+def test_parts_of_blocks_in_any_order(tmp_path, codec):
+    source = Source(tmp_path, 19)
+    source.options["codec"] = codec
+    for _ in range(6):
+        source.change()
+        source.cycle()
+    for at in ("1", "3"):
+        with source.open(at) as point:
+            wanted = source.states[int(at)]
+            for _ in range(300):
+                start = source.chance.randrange(len(wanted))
+                length = min(source.chance.choice((1, 512, BLOCK, 3 * BLOCK)), len(wanted) - start)
+                assert point.read(start, length) == wanted[start : start + length]
+
+
 def test_writes_are_refused(tmp_path):
     with Source(tmp_path, 15).open() as point:
         for change in (lambda: point.write(0, b"x"), lambda: point.zero(0, 1), lambda: point.resize(1)):

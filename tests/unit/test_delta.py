@@ -152,6 +152,38 @@ def test_every_flipped_byte_and_every_cut_is_found() -> None:
         list(read(MemoryImage(good + b"\0", path="1.undo")).frames())
 
 
+def test_a_table_is_believed_by_its_own_sum_alone() -> None:
+    """Whatever bit of header or table flips, the table is refused, or reading the frame whole says what is wrong."""
+    data = b"a" * BLOCK + b"b" * BLOCK + b"c" * 50
+    file = delta(bytes(len(data)), data, 2, 1, codec=(fmt.NONE, 0))
+    good, start = bytes(file.read(0, file.size)), fmt.HEADER_BYTES
+    table = read(file).table(start, file.size)
+    assert table is not None and table.alone and list(table.blocks) == [0, 1, 2] and not table.runs
+    for block in range(3):
+        at, digest = table.find(block, BLOCK)
+        assert good[at : at + len(part(data, block))] == part(data, block)
+        assert kernel.scan.hash_block(part(data, block), SEED) == digest
+    payload = start + fmt.FRAME_BYTES + 3 * fmt.TABLE_ENTRY
+    for bit in range(8 * start, 8 * payload):
+        bad = bytearray(good)
+        bad[bit // 8] ^= 1 << bit % 8
+        reader = read(MemoryImage(bad, path="1.undo"))
+        if 8 * (start + 48) <= bit < 8 * (start + 64):
+            assert reader.table(start, len(bad)) is not None  # the checksum over all of it, which nobody looks at here
+            continue
+        with pytest.raises(errors.Damaged, match=r"^1\.undo: "):
+            assert reader.table(start, len(bad)) is None
+            reader.frame(start)
+    assert read(MemoryImage(good[: payload + 10], path="1.undo")).table(start, payload + 10) is None
+
+
+def test_frames_that_are_packed_or_of_the_first_version_have_no_table_alone() -> None:
+    packed = delta(bytes(BLOCK), b"a" * BLOCK, 2, 1, codec=(fmt.LZ4, 1))
+    assert read(packed).table(fmt.HEADER_BYTES, packed.size) is None
+    zeros = delta(b"a" * BLOCK, bytes(BLOCK), 2, 1)
+    assert read(zeros).table(fmt.HEADER_BYTES, zeros.size) is None
+
+
 def test_frames_may_not_change_places_or_get_lost() -> None:
     """Each frame is good by itself; only the digest over all of them tells."""
     file = delta(bytes(40 * BLOCK), random.Random(1).randbytes(40 * BLOCK), 2, 1, chance=random.Random(2))

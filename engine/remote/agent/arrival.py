@@ -24,7 +24,7 @@ from secondsite.engine.replica.cycle import Next
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.recovery import store_frame
 
-# A frame's codec where its payload was applied; what the frame took on the way is in the header's reserved field.
+# A frame's codec where its payload was applied; what the frame took on the way is in the place of its table's sum.
 HELD = 255
 
 
@@ -78,7 +78,7 @@ class Arrival(Spool):
         for frame in self.frames():
             if frame.head.kind == fmt.DATA and frame.head.codec != HELD:
                 raise errors.Damaged("what was spooled is of another kind", path=self.path)
-            self.taken += fmt.FRAME_BYTES + (frame.head.reserved or frame.head.stored)
+            self.taken += fmt.FRAME_BYTES + (frame.head.table_sum or frame.head.stored)
             store_frame(self.map, frame)
 
     def _clear_unnamed(self) -> None:
@@ -226,7 +226,9 @@ def _room(batch: Batch, frame: Frame) -> bool:
 def _table(frame: Frame, tag: int) -> bytes:
     """A frame of data without its payload, and with a checksum of its own."""
     body = bytes(frame.body[: 24 * len(frame.blocks)])
-    head = frame.head._replace(codec=HELD, reserved=frame.head.stored, stored=len(body), checksum=bytes(16))
+    head = frame.head._replace(
+        codec=HELD, flags=0, table_sum=frame.head.stored, stored=len(body), checksum=bytes(16)
+    )
     first = fmt.FRAME.pack(*head[:-1], kernel.scan.hash_block(body, tag))
     return fmt.FRAME.pack(*head[:-1], kernel.scan.hash_block(first, tag)) + body
 
