@@ -118,6 +118,7 @@ def test_a_cut_goes_on_at_the_last_durable_frame(pair: Pair) -> None:
     assert sent.attempts == 4 and sent.bytes - sent.again <= raw * 1.02
     total = sum(proxy.passed[0] for proxy in proxies)
     assert total - raw < 4 * (1 << 20) + raw // 50  # a batch a cut at most: what was on the way
+    assert total <= (raw + sent.again) * 1.02  # and all of it is told, the message that was cut too
 
 
 def test_a_source_that_was_written_between_attempts(pair: Pair) -> None:

@@ -47,10 +47,10 @@ class Outlet:
             self.choice.packed(step, batch.used, buffer.used, time.perf_counter() - began)
         return buffer
 
-    def _hear(self) -> None:
-        """What is durable there by now; what is not yet is at most a window, since all of it may be lost."""
+    def _hear(self, coming: int) -> None:
+        """What is durable there by now; the rest, and what is `coming`, are at most a window: they may be lost."""
         while True:
-            late = self.position - self.durable > WINDOW
+            late = self.position + coming - self.durable > WINDOW
             message = self.call.receive() if late else self.call.poll()
             if message is None:
                 return
@@ -59,19 +59,24 @@ class Outlet:
                 raise protocol.Garbled("an answer to nothing", path=self.call.peer)
             self.durable = self.sent.durable = said.durable
 
+    def _send(self, frames: memoryview) -> float:
+        """How long it took. Counted before it goes: with a cut in the midst of it, what went of it is lost."""
+        size = len(frames)
+        self._hear(size)
+        self.sent.add(size)
+        self.bytes += size
+        self.position += size
+        began = time.perf_counter()
+        self.call.send(talk.Frames(), frames, checked=True)
+        return time.perf_counter() - began
+
     def put(self, batch: Batch, worker: int) -> None:
         """Pack outside the lock, send inside: frames of one call go one after the other."""
         buffer = self._pack(batch, worker)
         with self._lock:
-            began = time.perf_counter()
-            for start, end in _parts(buffer):
-                self.call.send(talk.Frames(), buffer.data[start:end], checked=True)
-                self.sent.add(end - start)
-                self.bytes += end - start
-                self.position += end - start
+            took = sum(self._send(buffer.data[start:end]) for start, end in _parts(buffer))
             if self.choice is not None:
-                self.choice.sent(buffer.used, time.perf_counter() - began)
-            self._hear()
+                self.choice.sent(buffer.used, took)
         self.held.store(batch.blocks, batch.hashes, batch.count)
 
 
