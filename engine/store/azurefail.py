@@ -42,8 +42,10 @@ def told(path: str, *, exists: bool = False, held: type[errors.Error] = Held) ->
         yield
     except AzureError as error:
         raise made(error, path, exists=exists, held=held) from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise Failed(f"no answer: {_reason(error)}", path=path, busy=isinstance(error, TimeoutError)) from None
+    except ValueError as error:
+        raise Rejected(f"the SDK does not do this ({error.__class__.__name__})", path=path) from None
 
 
 def made(error: AzureError, path: str, *, exists: bool, held: type[errors.Error]) -> errors.Error:
@@ -118,6 +120,10 @@ def _reason(error: BaseException) -> str:
             reasons.append(at.reason)
         elif isinstance(at, TimeoutError) or "Timeout" in at.__class__.__name__:
             reasons.append("timed out")
+        elif "IncompleteRead" in at.__class__.__name__:
+            reasons.append("it broke off")
+        elif isinstance(at, ConnectionError) and not at.errno:
+            reasons.append("the connection was cut")
         elif isinstance(at, OSError) and at.errno and at.strerror:
             reasons.append(at.strerror)
         inside = (getattr(at, "inner_exception", None), getattr(at, "reason", None), *at.args)

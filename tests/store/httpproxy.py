@@ -178,7 +178,8 @@ def seeded(
     def plan(method: str, path: str) -> Trouble | None:
         if chance.random() >= share:
             return None
-        kind = chance.choice(kinds)
+        # A stall costs a client its whole time-out, which must be long where the machine is busy.
+        kind = chance.choices(kinds, [1 if each == "stalled" else 10 for each in kinds])[0]
         return Trouble(kind, {"stalled": stall, "late": chance.random() / 2, "busy": 0}.get(kind, 0))
 
     return plan

@@ -205,13 +205,13 @@ def test_a_history_over_a_bad_link_is_that_over_a_good_one(request, kind, seed):
         port = emulator.port
     else:
         port = urlsplit(request.getfixturevalue("moto")).port
-    with proxied(port, seeded(seed, 0.25, kinds, stall=0.6)) as proxy:
+    with proxied(port, seeded(seed, 0.25, kinds, stall=2.3)) as proxy:
         inner = (
-            azure_store(emulator, timeout=0.4, port=proxy.port)
+            azure_store(emulator, timeout=2, port=proxy.port)
             if kind == "azure"
-            else s3_store(f"http://127.0.0.1:{proxy.port}", timeout=0.4)
+            else s3_store(f"http://127.0.0.1:{proxy.port}", timeout=2)
         )
-        store = Retrying(inner, limits=Limits(20, 60, 0.01, 0.05))
+        store = Retrying(inner, limits=Limits(20, 120, 0.01, 0.05))
         for turn in range(30):
             _step(store, model, chance, turn)
         proxy.settle()

@@ -1,0 +1,51 @@
+"""Where a replica in a store is: `azure://CONTAINER/PREFIX` or `s3://BUCKET/PREFIX`. Never with what opens it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from secondsite.engine import errors
+from secondsite.engine.store.base import check_name
+
+SCHEMES = ("azure", "s3")
+MAX_PREFIX = 200
+# Of Azure, and of S3 without the dots that certificates do not cover.
+_CONTAINER = re.compile(r"(?=.{3,63}$)[a-z0-9]+(?:-[a-z0-9]+)*")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Objects below `prefix` of a container (or bucket)."""
+
+    scheme: str
+    container: str
+    prefix: str
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.container}/{self.prefix}"
+
+
+def is_place(text: str) -> bool:
+    """Whether a path on the command line is such a URL."""
+    return text.lower().startswith(tuple(f"{scheme}://" for scheme in SCHEMES))
+
+
+def parse(text: str) -> Place:
+    """Raises Usage with what is wrong; a signature that somebody put behind it is not repeated."""
+    scheme, _, rest = text.partition("://")
+    shown = re.split(r"[?#]", text)[0][:200]
+    if "?" in text or "#" in text or "@" in text or "=" in text:
+        raise errors.Usage(
+            f"{shown.split('@')[0].split('=')[0]!r}… holds more than a place; what opens it is not for the command "
+            "line, where everybody sees it: use the environment or the configuration"
+        )
+    container, _, prefix = rest.partition("/")
+    if scheme.lower() not in SCHEMES or not prefix.strip("/"):
+        raise errors.Usage(f"{shown!r} is no place in a store; the form is azure://CONTAINER/PREFIX")
+    if not _CONTAINER.fullmatch(container):
+        raise errors.Usage(f"{container[:80]!r} is no name of a container: 3 to 63 of a-z, 0-9 and single hyphens")
+    prefix = check_name(prefix.rstrip("/"))
+    if len(prefix) > MAX_PREFIX:
+        raise errors.Usage(f"a prefix has at most {MAX_PREFIX} characters")
+    return Place(scheme.lower(), container, prefix)
