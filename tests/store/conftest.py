@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import urllib.request
 from collections.abc import Callable, Iterator
 
 import pytest
 from azurite.emulator import Azurite, running
+from store.storekit import azure_store, numbers, s3_store
 
 from secondsite.engine.store.base import Store
 from secondsite.engine.store.memory import MemoryStore
-
-_numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
@@ -43,34 +41,6 @@ def moto() -> Iterator[str]:
     server.stop()
 
 
-def azure_store(emulator: Azurite, prefix: str | None = None, timeout: float = 20, port: int | None = None) -> Store:
-    """An empty store in the container `tests`, reached at another `port` where one is given."""
-    from azure.core.exceptions import ResourceExistsError
-    from azure.storage.blob import ContainerClient
-
-    from secondsite.engine.store.azure import AzureStore, client_settings
-
-    more = {"connection_verify": str(emulator.ca)} if emulator.ca else {}
-    text = emulator.connection_string
-    try:
-        ContainerClient.from_connection_string(text, "tests", **client_settings(timeout), **more).create_container()
-    except ResourceExistsError:
-        pass
-    text = text.replace(f":{emulator.port}/", f":{port or emulator.port}/")
-    client = ContainerClient.from_connection_string(text, "tests", **client_settings(timeout), **more)
-    return AzureStore(client, prefix or f"t{next(_numbers)}/", "azure://tests")
-
-
-def s3_store(url: str, prefix: str | None = None, timeout: float = 20) -> Store:
-    from secondsite.engine.store.s3 import S3Store, client
-
-    made = client(
-        "bucket", prefix or f"t{next(_numbers)}", timeout, endpoint=url, access_key_id="test", secret_access_key="test",
-        region="us-east-1", virtual_hosted_style_request=False,
-    )  # fmt: skip
-    return S3Store(made, "s3://bucket")
-
-
 @pytest.fixture(
     params=[
         "memory",
@@ -80,7 +50,7 @@ def s3_store(url: str, prefix: str | None = None, timeout: float = 20) -> Store:
 )
 def stores(request: pytest.FixtureRequest) -> Callable[[], Store]:
     """Makes stores of one kind over the same empty place."""
-    prefix = f"t{next(_numbers)}"
+    prefix = f"t{next(numbers)}"
     if request.param == "memory":
         made = MemoryStore()
         return lambda: made

@@ -25,7 +25,7 @@ def _store(emulator, container="tests", **more):
 
 
 def test_https_with_a_certificate_of_ours(azurite_https):
-    from store.conftest import azure_store
+    from store.storekit import azure_store
 
     with azure_store(azurite_https) as store:
         data = os.urandom(5 * MIB)

@@ -13,8 +13,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from azurite.emulator import ACCOUNT, KEY
-from store.conftest import azure_store
 from store.httpproxy import Trouble, listed, proxied
+from store.storekit import azure_store
 
 from secondsite.engine import errors
 from secondsite.engine.store import credentials, place

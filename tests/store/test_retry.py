@@ -9,8 +9,8 @@ import time
 from urllib.parse import urlsplit
 
 import pytest
-from store.conftest import azure_store, s3_store
 from store.httpproxy import KINDS, Trouble, listed, proxied, seeded
+from store.storekit import azure_store, s3_store
 
 from secondsite.engine import errors
 from secondsite.engine.store.base import Changed, Exists, Failed, new_holder

@@ -1,0 +1,40 @@
+"""Makes stores over the emulator and the S3 server, each in an empty place."""
+
+from __future__ import annotations
+
+import itertools
+
+from azurite.emulator import Azurite
+
+from secondsite.engine.store.base import Store
+
+# conftest.py is imported by pytest under a name of its own: what must be there once stands here.
+numbers = itertools.count(1)
+
+
+def azure_store(emulator: Azurite, prefix: str | None = None, timeout: float = 20, port: int | None = None) -> Store:
+    """An empty store in the container `tests`, reached at another `port` where one is given."""
+    from azure.core.exceptions import ResourceExistsError
+    from azure.storage.blob import ContainerClient
+
+    from secondsite.engine.store.azure import AzureStore, client_settings
+
+    more = {"connection_verify": str(emulator.ca)} if emulator.ca else {}
+    text = emulator.connection_string
+    try:
+        ContainerClient.from_connection_string(text, "tests", **client_settings(timeout), **more).create_container()
+    except ResourceExistsError:
+        pass
+    text = text.replace(f":{emulator.port}/", f":{port or emulator.port}/")
+    client = ContainerClient.from_connection_string(text, "tests", **client_settings(timeout), **more)
+    return AzureStore(client, prefix or f"t{next(numbers)}/", "azure://tests")
+
+
+def s3_store(url: str, prefix: str | None = None, timeout: float = 20) -> Store:
+    from secondsite.engine.store.s3 import S3Store, client
+
+    made = client(
+        "bucket", prefix or f"t{next(numbers)}", timeout, endpoint=url, access_key_id="test", secret_access_key="test",
+        region="us-east-1", virtual_hosted_style_request=False,
+    )  # fmt: skip
+    return S3Store(made, "s3://bucket")
