@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import subprocess
@@ -27,14 +28,19 @@ BLOCK = 64 * KIB
 @pytest.fixture
 def there(tmp_path: Path) -> Iterator[Site]:
     """An agent whose replicas lie on a file system of 64 MiB."""
-    root = tmp_path / "root"
-    root.mkdir()
-    subprocess.run(("mount", "-t", "tmpfs", "-o", "size=64m", "secondsite-test", str(root)), check=True)
+    with small(tmp_path / "root", "64m"), site(tmp_path) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def small(folder: Path, size: str) -> Iterator[Path]:
+    """A new folder that is a file system of that size."""
+    folder.mkdir()
+    subprocess.run(("mount", "-t", "tmpfs", "-o", f"size={size}", "secondsite-test", str(folder)), check=True)
     try:
-        with site(tmp_path) as made:
-            yield made
+        yield folder
     finally:
-        subprocess.run(("umount", "--lazy", str(root)), check=True)
+        subprocess.run(("umount", "--lazy", str(folder)), check=True)
 
 
 @pytest.fixture
@@ -192,3 +198,38 @@ def test_the_command_says_so_on_the_screen_and_goes_on(there: Site, tmp_path: Pa
     said, _ = sender.communicate(timeout=60)
     assert sender.returncode == 0 and said.startswith("initial: point 1")
     finish(there, source, {1: source.read_bytes()})
+
+
+def test_watching_tells_it_and_goes_on(there: Site, tmp_path: Path) -> None:
+    source, state = disk(tmp_path), there.host()
+    seen: list[engine.Status] = []
+    stop = threading.Event()
+
+    def run() -> None:
+        with pytest.raises(errors.Cancelled):
+            engine.watch(source, there.url(), every=1, state=state, observe=seen.append, cancel=stop.is_set)
+
+    ballast = fill(there.root, 2 * MIB)
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        assert soon(lambda: any(now.state == "retrying" and "No space left" in (now.error or "") for now in seen), 20)
+        ballast.unlink()
+        assert soon(lambda: any(now.last is not None for now in seen), 30)
+    finally:
+        stop.set()
+        thread.join(30)
+    finish(there, source, {1: source.read_bytes()})
+
+
+def test_a_sender_without_room_for_its_map_has_made_the_point_all_the_same(there: Site, tmp_path: Path) -> None:
+    """What this host keeps of the replica's block map is made anew; that it could not be kept is a warning."""
+    source, state = disk(tmp_path), there.host()
+    with small(state / "maps", "40k"):  # a working copy fits, two do not
+        done = engine.replicate(source, there.url(), block_size=4096, state=state)
+        assert done.kind == "initial" and any("No space left" in warning for warning in done.warnings), done
+        assert not [name for name in (state / "maps").iterdir() if name.suffix == ".new"]
+        rewrite(source, 3)
+        again = engine.replicate(source, there.url(), state=state)
+        assert (again.kind, again.changed_bytes) == ("delta", 3 * BLOCK)
+    finish(there, source, {2: source.read_bytes()})

@@ -163,6 +163,7 @@ def test_the_commands_over_a_link_that_is_cut(two: Two) -> None:
     assert "against point 2" in ok
 
 
+@pytest.mark.timeout(1800)
 def test_random_cuts_cost_at_most_a_window_each(two: Two, sweep: bool) -> None:
     """200 of them with --sweep, while the disk changes between the cycles; seeded."""
     chance, cuts, lost = random.Random(11), 200 if sweep else 12, list[int]()
@@ -198,14 +199,17 @@ def test_a_link_that_is_down_for_a_moment_is_no_cut(two: Two) -> None:
     two.check()
 
 
+@pytest.mark.timeout(1800)
 def test_either_side_is_killed_at_any_moment(two: Two, sweep: bool) -> None:
     """Seeded; 200 times with --sweep. Whoever was killed comes again, and nothing is lost but what was on the way."""
-    chance, changed = random.Random(7), SIZE // BLOCK
+    chance, changed, killed = random.Random(7), SIZE // BLOCK, {"sender": 0, "agent": 0}
     for _ in range(200 if sweep else 4):
         goes = len(two.proxy.sent)
         sender = two.send("--limit", "60M")
         _wait_for_bytes(two, sender, goes, chance.randrange(int(changed * BLOCK * 1.2)))
-        if chance.random() < 0.5:
+        who = chance.choice(sorted(killed))
+        killed[who] += sender.poll() is None
+        if who == "sender":
             sender.send_signal(signal.SIGKILL)
             sender.communicate(timeout=20)
             report(two.send())
@@ -216,6 +220,8 @@ def test_either_side_is_killed_at_any_moment(two: Two, sweep: bool) -> None:
         two.check()
         changed = chance.randrange(1, 200)
         scribble(two.disk, chance, changed)
+    print(f"killed in the midst of it: {killed}")
+    assert sum(killed.values()) > 2
 
 
 def _wait_for_bytes(two: Two, sender: subprocess.Popen[str], connection: int, count: int) -> None:

@@ -82,10 +82,14 @@ class MapCache:
     def keep(self, block_map: BlockMap) -> None:
         """The map that the replica has now, for the next cycle."""
         path = self._path(block_map.replica_id)
-        with self.files.open(path + ".new", "create") as file:
-            block_map.copy_to(file, path)
-            file.flush()
-        self.files.replace(path + ".new", path)
+        try:
+            with self.files.open(path + ".new", "create") as file:
+                block_map.copy_to(file, path)
+                file.flush()
+            self.files.replace(path + ".new", path)
+        except errors.Error:
+            self.files.unlink(path + ".new")
+            raise
 
 
 def _same(cached: BlockMap, state: talk.State) -> bool:

@@ -139,13 +139,20 @@ class Sender:
                 raise errors.SourceChanged("it was written while it was read", path=origin.path)
             made.held.resize(made.size)
             done = _finish(made.call, outlet.bytes, made.held.seal().hex(), cut.tracker, tally)
-            self.cache.keep(made.held)
             warnings = [*cut.warnings, *done.warnings[: talk.MAX_WARNINGS]]
+            self._keep(made.held, warnings)
             _acknowledge(cut, Have(state.replica_id.hex(), done.generation, done.seal), warnings)
             return Sending(
                 state, done, tally, cut.tracker, time.monotonic() - made.began, marked, sampled, cut.stall_seconds,
                 cut.application, cut.kept_bytes, warnings, before, moment,
             )  # fmt: skip
+
+    def _keep(self, held: BlockMap, warnings: list[str]) -> None:
+        """The point is there, whatever becomes of this."""
+        try:
+            self.cache.keep(held)
+        except errors.Error as error:
+            warnings.append(f"the replica's block map could not be kept here ({error}); the next cycle asks for it")
 
     def _draw(self, state: talk.State) -> array[int]:
         return distrust.draw(-(-state.virtual_bytes // state.block_size), self.sample, random.SystemRandom())
