@@ -6,6 +6,7 @@ import os
 import time
 
 from secondsite.engine import errors
+from secondsite.engine.remote import url
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.trackers import clone, served
 from secondsite.engine.trackers.clone import CloneTracker
@@ -15,9 +16,11 @@ TRIM_SECONDS = 5.0
 
 
 class Between:
-    """Looks after the source at `path`, whose replica is in the local folder `root`. No look raises what may pass."""
+    """Looks after the source at `path`, whose replica is in the folder `root`, or None where it is another host's. No
+    look raises what may pass.
+    """
 
-    def __init__(self, path: str, root: str) -> None:
+    def __init__(self, path: str, root: str | None) -> None:
         self.path, self.root = path, root
         self._looked = time.monotonic()
 
@@ -31,9 +34,11 @@ class Between:
             return None  # the next cycle says what is wrong
 
     def trim(self, tracker: str | None) -> str | None:
-        """Drop a kept clone that holds more than is free; then the line that says so. Looks every few seconds."""
+        """Drop a kept clone that holds more than is free; then the line that says so. Looks every few seconds. For
+        another host's replica the next cycle does it.
+        """
         now = time.monotonic()
-        if tracker != clone.NAME or now - self._looked < TRIM_SECONDS:
+        if self.root is None or tracker != clone.NAME or now - self._looked < TRIM_SECONDS:
             return None
         self._looked = now
         try:
@@ -43,5 +48,9 @@ class Between:
 
 
 def between(source: object, replica: str | os.PathLike[str], *, local: bool) -> Between | None:
-    """None for sources that are no path, and for replicas that lie elsewhere."""
-    return Between(os.fspath(source), os.fspath(replica)) if local and isinstance(source, str | os.PathLike) else None
+    """None for sources that are no path, and for replicas in files that only the caller knows."""
+    root = os.fspath(replica)
+    far = url.is_remote(root)
+    if not isinstance(source, str | os.PathLike) or not (local or far):
+        return None
+    return Between(os.fspath(source), None if far else root)

@@ -28,6 +28,11 @@ class Error(Exception):
         self.path = path
         self.message = message
 
+    @property
+    def class_name(self) -> str:
+        """The name of its class, or of the one of this module that it is a kind of."""
+        return next(one.__name__ for one in type(self).__mro__ if one.__module__ == __name__)
+
 
 class Usage(Error):
     """The request makes no sense as it stands: a bad size, a codec that does not exist, a folder as an image."""

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from secondsite.engine import errors
+from secondsite.engine import errors, vitals
 from secondsite.engine.between import Between, between
 from secondsite.engine.images import Image
 from secondsite.engine.progress import Progress
@@ -46,7 +46,8 @@ class Status:
     than a fifth of late (R8.3). `age` is how far behind the replica is, in seconds: the RPO, None before the first
     cycle. `pending` bytes are not looked at yet by the running cycle; between cycles those that a tracking server
     marked since. `rate` is in bytes a second, of the last cycle. `error` with `retry` seconds until the next try;
-    `warning` is what was seen between cycles, once. `last` is set when a cycle has just ended well.
+    `error_kind` is its class. `warning` is what was seen between cycles, once. `last` is set when a cycle has just
+    ended well. `metrics` is where figures are told to Prometheus.
     """
 
     state: str
@@ -66,6 +67,8 @@ class Status:
     retry: float | None = None
     warning: str | None = None
     last: Replicated | None = None
+    error_kind: str | None = None
+    metrics: str | None = None
 
 
 @dataclass
@@ -127,6 +130,7 @@ class Watch:
         monotonic: Callable[[], float],
         sleep: Callable[[float], None],
         aside: Between | None = None,
+        metrics: str | None = None,
     ) -> None:
         self._cycle, self._observe, self._cancel = cycle, observe, cancel
         self._clock, self._monotonic, self._sleep = clock, monotonic, sleep
@@ -134,7 +138,7 @@ class Watch:
         self._schedule = Schedule(monotonic(), every)
         self._held: float | None = None
         self._failures = 0
-        self._known = Status("initial", format_time(clock()), every)
+        self._known = Status("initial", format_time(clock()), every, metrics=metrics)
         self._lock = threading.Lock()
 
     def run(self) -> None:
@@ -172,7 +176,8 @@ class Watch:
         self._tell(
             state="degraded" if overdue else "waiting", cycles=self._known.cycles + 1, point=done.point,
             rate=done.read_bytes / done.seconds if done.seconds else None, tracker=done.tracker,
-            stall_seconds=done.stall_seconds, error=None, pending=self._pending(done.tracker), last=done,
+            stall_seconds=done.stall_seconds, error=None, error_kind=None, pending=self._pending(done.tracker),
+            last=done,
         )  # fmt: skip
         self._tell(last=None, quiet=True)
         return None
@@ -189,7 +194,7 @@ class Watch:
         pause = 0.0 if lost and self._failures == 1 else retry_seconds(self._failures, self._schedule.every)
         self._tell(
             state="resync required" if lost else "retrying", failed=self._known.failed + 1, error=str(error),
-            retry=pause, pending=None,
+            error_kind=error.class_name, retry=pause, pending=None,
         )  # fmt: skip
         return pause
 
@@ -247,6 +252,7 @@ def watch(
     clock: Callable[[], datetime.datetime] = utc_now,
     monotonic: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
+    metrics: tuple[str, int] | None = None,
     **options: Any,
 ) -> None:
     """`replicate(source, replica, **options)` every so many seconds (1 s to a day), until `cancel` returns True.
@@ -254,7 +260,8 @@ def watch(
     `observe` is called with each Status, also from worker threads, one at a time: when a cycle begins, ten times a
     second while it runs, when it ended (`last` is set then alone), and twice a second in between. An error that may
     pass is told and tried again, after 1, 2, 4, 8, 10 and then every 30 minutes (R6.4), sooner where the interval is
-    shorter (retry_seconds). `resync` is for the first cycle alone, and so is `accept_source`.
+    shorter (retry_seconds). `resync` is for the first cycle alone, and so is `accept_source`. `metrics` is an address
+    and port where figures are told to Prometheus meanwhile.
 
     Raises Cancelled in the end, Usage, and what no retry mends: Refused, Damaged. The source and the tracker are opened
     by each cycle, so that one which comes or goes is noticed; a Tracker that is given stays open, and is the caller's.
@@ -275,17 +282,18 @@ def watch(
         if made and local and not os.path.lexists(os.path.join(replica, "replica.json")):
             raise errors.Unreachable("the replica is not there any more", path=os.fspath(replica))
         done = replicate(
-            source, replica, progress=progress if observe else None, cancel=cancel, clock=clock, **mtime, **once,
-            **options,
+            source, replica, progress=progress if observe or metrics else None, cancel=cancel, clock=clock,
+            **mtime, **once, **options,
         )  # fmt: skip
         once.clear()
         made = True
         return done
 
     aside = between(source, replica, local=local)
-    Watch(
-        cycle, every, observe or (lambda _: None), cancel or (lambda: False), clock, monotonic, sleep, aside
-    ).run()
+    with vitals.told(metrics, replica, options, observe or (lambda _: None)) as (telling, where):
+        Watch(
+            cycle, every, telling, cancel or (lambda: False), clock, monotonic, sleep, aside, where
+        ).run()
 
 
 def _far(options: dict[str, Any]) -> dict[str, Any]:

@@ -34,10 +34,13 @@ class Lines:
     def __init__(self) -> None:
         self._error: str | None = None
         self._follow = self._state = ""
-        self._missing = False
+        self._missing = self._begun = False
         self._warned: set[str] = set()
 
     def show(self, now: Status) -> None:
+        if not self._begun and now.metrics is not None:
+            self.say(f"metrics at http://{now.metrics}/metrics")
+        self._begun = True
         if now.error is not None and now.error != self._error:
             again = f"; tried again in {now.retry:.0f} s" if now.retry else "; tried again now"
             output.complain(f"{now.state}: {now.error}{again}")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from secondsite.engine import errors
+from secondsite.engine import errors, prometheus
 from secondsite.engine.remote import url
 from secondsite.engine.remote.home import Home
 from secondsite.engine.remote.trust import access, expiry, identity, pairing
@@ -120,7 +120,6 @@ def agent(
     Prometheus. After each cycle the newest `keep` points of a replica stay. Raises Usage, Refused, Damaged and
     Unreachable.
     """
-    from secondsite.engine.remote.agent.metrics import Metrics
     from secondsite.engine.remote.agent.service import Agent
 
     if keep is not None and keep < 1:
@@ -129,7 +128,7 @@ def agent(
         made = stack.enter_context(Agent(root, Home.of(state), keep=keep))
         told = None
         if metrics is not None:
-            told = Metrics(*metrics, made.figures)
+            told = prometheus.Server(*metrics, made.figures)
             stack.callback(told.close)
         address = url.address(*made.listen(*listen))
         yield AgentAt(address, made.root.path, made.identity.pin, told.address if told else None)

@@ -59,7 +59,7 @@ def command(
     if root is None or where is None:
         raise click.UsageError("say where the replicas are and where to listen: --root DIR --listen ADDR")
     logs.begin(log, log_level)
-    told = address(metrics)
+    told = address(metrics, option="--metrics")
     with output.watching() as watch, engine.agent(root, listen=where, metrics=told, keep=keep, state=state) as running:
         figures = f", metrics at http://{running.metrics}/metrics" if running.metrics else ""
         line = f"serving {running.root} at {running.address}{figures}"

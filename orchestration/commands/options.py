@@ -73,7 +73,7 @@ def image_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--source-format", type=kinds, help="Of the image.  [default: found out]")(allow(command))
 
 
-def address(text: str | None, usual: int | None = None) -> tuple[str, int] | None:
+def address(text: str | None, usual: int | None = None, option: str = "--listen") -> tuple[str, int] | None:
     """ADDR:PORT in two, an IPv6 address in brackets; `usual` where no port is named. Raises UsageError."""
     if text is None:
         return None
@@ -81,5 +81,5 @@ def address(text: str | None, usual: int | None = None) -> tuple[str, int] | Non
         text = f"{text}:{usual}"
     host, colon, port = text.rpartition(":")
     if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise click.UsageError(f"--listen takes ADDR:PORT, not {text!r}")
+        raise click.UsageError(f"{option} takes ADDR:PORT, not {text!r}")
     return host.strip("[]") or "localhost", int(port)

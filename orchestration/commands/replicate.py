@@ -12,6 +12,7 @@ from secondsite.engine.units import format_size
 from secondsite.orchestration import output
 from secondsite.orchestration.commands.options import (
     SIZE,
+    address,
     image_options,
     json_option,
     qemu_of,
@@ -79,12 +80,13 @@ if TYPE_CHECKING:
     help="Go on for ever, a cycle every so many seconds, 1 to 86400; last among the options, or with a number.  "
     "[30 without one]",
 )  # fmt: skip
+@click.option("--metrics", metavar="ADDR:PORT", help="With --watch: tell figures to Prometheus here, without TLS.")
 @image_options
 @state_option
 @json_option
 def command(
     sources: tuple[str, ...], replica: str, hrl: bool, as_json: bool, threads: int | None, every: float | None,
-    retries: int | None, retry_delays: str | None, **options: Any,
+    retries: int | None, retry_delays: str | None, metrics: str | None, **options: Any,
 ) -> None:
     """Bring the replica in the folder REPLICA up to date with the disk image SOURCE.
 
@@ -112,8 +114,11 @@ def command(
             raise click.UsageError("--watch means nothing with --hrl")
         from secondsite.orchestration import live
 
-        live.watch(sources[0], replica, every, as_json, workers=threads, **qemu_of(options))
+        where = address(metrics, option="--metrics")
+        live.watch(sources[0], replica, every, as_json, workers=threads, metrics=where, **qemu_of(options))
         return
+    if metrics is not None:
+        raise click.UsageError("--metrics goes with --watch")
     with output.watching() as watch:
         common: dict[str, Any] = {"workers": threads, "progress": watch.progress, "cancel": watch.cancelled}
         if hrl:

@@ -19,12 +19,13 @@ from pathlib import Path
 
 import pytest
 from commands import SECONDSITE, paired, run, service
+from exposition import parsed
 from hosting import site, soon
 
 from secondsite import engine
 from secondsite.engine import errors
+from secondsite.engine.prometheus import Server
 from secondsite.engine.remote import talk
-from secondsite.engine.remote.agent.metrics import Metrics
 from secondsite.engine.remote.link import protocol
 
 pytestmark = pytest.mark.timeout(120)
@@ -163,24 +164,6 @@ def test_a_transfer_that_is_being_applied_is_taken_back_in_time(tmp_path: Path) 
 
 # -- figures ------------------------------------------------------------------------------------------------------
 
-SERIES = re.compile(r"([a-z_]+)(?:\{([a-z_]+=\"[^\"\\]*\"(?:,[a-z_]+=\"[^\"\\]*\")*)\})? (-?[0-9.e+-]+)")
-
-
-def parsed(text: str) -> dict[str, float]:
-    """Prometheus' text format, strictly: every series after the HELP and TYPE of its name."""
-    found, known = {}, ""
-    for line in text.removesuffix("\n").split("\n"):
-        if line.startswith("# "):
-            _, what, known, *rest = line.split(" ")
-            assert what in ("HELP", "TYPE") and rest
-            continue
-        match = SERIES.fullmatch(line)
-        assert match and match[1] == known, line
-        assert line.rpartition(" ")[0] not in found
-        found[line.rpartition(" ")[0]] = float(match[3])
-    return found
-
-
 def test_figures_tell_what_came_and_how_old_the_replicas_are(tmp_path: Path) -> None:
     source = image(tmp_path)
     with site(tmp_path) as there:
@@ -203,6 +186,9 @@ def test_figures_tell_what_came_and_how_old_the_replicas_are(tmp_path: Path) -> 
             engine.replicate(source, there.url("nobodys"), state=state)
         assert parsed(there.agent.figures())['secondsite_errors_total{replica="",kind="Refused"}'] == 1
         assert not any("nobodys" in series or "odd" in series for series in parsed(there.agent.figures()))
+        days = {name: value for name, value in parsed(there.agent.figures()).items() if "certificate" in name}
+        assert list(days) == ['secondsite_certificate_days{peer=""}', 'secondsite_certificate_days{peer="source"}']
+        assert all(3649 < value <= 3650 for value in days.values())
 
 
 def test_what_was_lost_and_comes_again_is_counted(tmp_path: Path) -> None:
@@ -216,7 +202,7 @@ def test_what_was_lost_and_comes_again_is_counted(tmp_path: Path) -> None:
 
 
 def test_who_asks_for_figures_and_says_nothing_keeps_nobody_out_for_long() -> None:
-    told = Metrics("127.0.0.1", 0, lambda: "figures\n")
+    told = Server("127.0.0.1", 0, lambda: "figures\n")
     host, _, port = told.address.rpartition(":")
     try:
         with socket.create_connection((host, int(port))):

@@ -1,78 +1,53 @@
-"""An agent's figures for Prometheus: its text format over HTTP, on an address of their own."""
+"""An agent's figures for Prometheus."""
 
 from __future__ import annotations
 
 import datetime
-import logging
-import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from socketserver import TCPServer
+from collections.abc import Iterable, Iterator, Mapping
 
 from secondsite.engine import errors
-from secondsite.engine.remote import url
+from secondsite.engine.prometheus import Family
 from secondsite.engine.remote.agent.confined import ConfinedFiles, Root
 from secondsite.engine.remote.agent.meter import Counts, Meter
+from secondsite.engine.remote.trust import expiry
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.point import parse_time
 
-log = logging.getLogger("secondsite.agent")
-
-# One question at a time is answered, and who asks has so long to do it.
-_ASK_SECONDS = 5.0
 # Replicas below the root of which the newest point is looked for at each question.
 _MAX_REPLICAS = 2000
 
-_GAUGES = {
-    "secondsite_last_good_age_seconds": "Seconds since the replica was last brought to what its source held.",
-    "secondsite_streams": "Streams that come in now.",
-    "secondsite_cycle_seconds": "How long the last attempt took that ended with a point.",
-    "secondsite_connections": "Paired hosts' connections.",
-}
-_COUNTERS = {
-    "secondsite_received_bytes_total": "Bytes of frames that came.",
-    "secondsite_received_twice_bytes_total": "Of them those that came again, since they had been lost.",
-    "secondsite_cycles_total": "Transfers that ended with a point, or found that nothing had changed.",
-    "secondsite_errors_total": "Requests that ended with an error, by its kind.",
-}
+Samples = list[tuple[Mapping[str, str], float]]
 
 
-def text(meter: Meter, root: Root, connections: int) -> str:
+def families(meter: Meter, root: Root, connections: int, ends: Iterable[expiry.End]) -> list[Family]:
     """All figures of now."""
-    found = meter.all()
-    lines: list[str] = []
-    for name, about in (_GAUGES | _COUNTERS).items():
-        lines.append(f"# HELP {name} {about}")
-        lines.append(f"# TYPE {name} {'gauge' if name in _GAUGES else 'counter'}")
-        if name == "secondsite_connections":
-            lines.append(f"{name} {connections}")
-        elif name == "secondsite_last_good_age_seconds":
-            lines += [_line(name, replica, _age(seconds, found.get(replica))) for replica, seconds in _ages(root)]
-        else:
-            lines += [line for replica, one in sorted(found.items()) for line in _counted(name, replica, one)]
-    return "\n".join(lines) + "\n"
+    found = sorted(meter.all().items())
+    known, counts = [(name, one) for name, one in found if name], dict(found)
+    ages: Samples = [({"replica": name}, _age(seconds, counts.get(name))) for name, seconds in _ages(root)]
 
+    def each(what: str) -> Samples:
+        return [({"replica": name}, getattr(one, what)) for name, one in known]
 
-def _counted(name: str, replica: str, one: Counts) -> Iterator[str]:
-    if name == "secondsite_errors_total":
-        for kind, count in sorted(one.errors.items()):
-            yield f'{name}{{replica="{replica}",kind="{kind}"}} {count}'
-    elif replica:
-        value = {
-            "secondsite_streams": one.running, "secondsite_cycle_seconds": one.cycle_seconds,
-            "secondsite_received_bytes_total": one.received, "secondsite_received_twice_bytes_total": one.twice,
-            "secondsite_cycles_total": one.cycles,
-        }[name]  # fmt: skip
-        yield _line(name, replica, value)
-
-
-def _line(name: str, replica: str, value: float) -> str:
-    # Names of replicas have nothing in them that would have to be escaped: url.check_name.
-    return f'{name}{{replica="{replica}"}} {value:.3f}' if isinstance(value, float) else (
-        f'{name}{{replica="{replica}"}} {value}'
-    )
+    wrong: Samples = [
+        ({"replica": name, "kind": kind}, count)
+        for name, one in found for kind, count in sorted(one.errors.items())
+    ]  # fmt: skip
+    return [
+        Family("secondsite_last_good_age_seconds", "gauge",
+               "Seconds since the replica was last brought to what its source held.", ages),
+        Family("secondsite_streams", "gauge", "Streams that come in now.", each("running")),
+        Family("secondsite_cycle_seconds", "gauge",
+               "How long the last attempt took that ended with a point.", each("cycle_seconds")),
+        Family("secondsite_connections", "gauge", "Paired hosts' connections.", [({}, connections)]),
+        Family("secondsite_received_bytes_total", "counter", "Bytes of frames that came.", each("received")),
+        Family("secondsite_received_twice_bytes_total", "counter",
+               "Of them those that came again, since they had been lost.", each("twice")),
+        Family("secondsite_cycles_total", "counter",
+               "Transfers that ended with a point, or found that nothing had changed.", each("cycles")),
+        Family("secondsite_errors_total", "counter", "Requests that ended with an error, by its kind.", wrong),
+        expiry.family(ends),
+    ]  # fmt: skip
 
 
 def _age(point: float, counts: Counts | None) -> float:
@@ -92,49 +67,3 @@ def _ages(root: Root) -> Iterator[tuple[str, float]]:
                 yield name, max((datetime.datetime.now(datetime.UTC) - moment).total_seconds(), 0.0)
         except errors.Error:
             continue  # no replica, or one that says nothing: its series ends, which an alert can be on
-
-
-class Metrics:
-    """The HTTP server; `address` is where it listens. Close it after use."""
-
-    def __init__(self, host: str, port: int, figures: Callable[[], str]) -> None:
-        class Handler(BaseHTTPRequestHandler):
-            timeout = _ASK_SECONDS
-            server_version, sys_version = "secondsite", ""
-
-            def do_GET(self) -> None:
-                if self.path.partition("?")[0] != "/metrics":
-                    self.send_error(404)
-                    return
-                body = figures().encode()
-                self.send_response(200)
-                self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, format: str, *args: object) -> None:
-                log.debug(format, *args)
-
-        class Server(HTTPServer):
-            address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-
-            def server_bind(self) -> None:
-                TCPServer.server_bind(self)  # HTTPServer's own asks the name service who it is
-
-            def handle_error(self, request: object, client_address: object) -> None:
-                log.debug("a question for metrics failed", exc_info=True)
-
-        try:
-            self._server = Server((host, port), Handler)
-        except OSError as error:
-            raise errors.from_os(error, url.address(host, port), "listen") from None
-        found = self._server.server_address
-        self.address = url.address(str(found[0]), int(found[1]))
-        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(_ASK_SECONDS)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from secondsite.engine import errors
+from secondsite.engine import errors, prometheus
 from secondsite.engine.remote import url
 from secondsite.engine.remote.agent import metrics
 from secondsite.engine.remote.agent.confined import Root
@@ -81,7 +81,11 @@ class Agent:
         """What is measured, in Prometheus' text format."""
         with self._lock:
             connections = len(self._sessions)
-        return metrics.text(self.meter, self.root, connections)
+        try:
+            ends = expiry.at_agent(self.home)
+        except errors.Error:
+            ends = []  # the agent's log says why
+        return prometheus.text(metrics.families(self.meter, self.root, connections, ends))
 
     # -- strangers -----------------------------------------------------------------------------------------------
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from secondsite.engine import errors
+from secondsite.engine.prometheus import Family
 from secondsite.engine.remote import url
 from secondsite.engine.remote.home import Home
 from secondsite.engine.remote.trust import access, agents, certificate, identity
@@ -49,6 +51,12 @@ def at_source_soon(home: Home, remote: url.Remote) -> list[str]:
         return warnings(at_source(home, remote))
     except errors.Error:
         return []
+
+
+def family(ends: Iterable[End]) -> Family:
+    """As a figure for Prometheus."""
+    about = "Days until a certificate ends, this host's own where no peer is named."
+    return Family("secondsite_certificate_days", "gauge", about, [({"peer": end.peer}, end.days) for end in ends])
 
 
 def warnings(ends: list[End]) -> list[str]:
