@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from secondsite.engine import errors, units
+from secondsite.engine.files import Files
+from secondsite.engine.images.raw import real_path
 from secondsite.engine.replica.container import check_format
 from secondsite.engine.replica.directory import Replica
+from secondsite.engine.replica.identity import Identity
+from secondsite.engine.replica.layout import Layout
 from secondsite.engine.source import Source
 
 
@@ -24,6 +30,19 @@ class Terms:
             units.check_block_size(self.block_size)
         if self.head is not None:
             check_format(self.head)
+
+
+def open_or_create(root: str, files: Files, make: Callable[[], Identity], *, probe: bool) -> Replica:
+    """The replica in a folder, or a new one there without a point, which `make` says what it is. Raises Refused inside
+    another one; see Replica.create for `probe`.
+    """
+    layout = Layout(root)
+    if files.size(layout.identity) >= 0 or files.listdir(layout.points):
+        return Replica.open(root, files)
+    for folder in PurePosixPath(real_path(root)).parents:
+        if files.size(Layout(str(folder)).identity) >= 0:
+            raise errors.Refused("lies inside another replica; choose a folder of its own", path=root)
+    return Replica.create(root, files, make(), probe=probe)
 
 
 def admit(replica: Replica, origin: Source, terms: Terms) -> None:

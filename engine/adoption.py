@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from secondsite.engine import errors, scan, units
+from secondsite.engine import admission, errors, scan, units
 from secondsite.engine.batch import SMALL_BATCH_BYTES, Batch
 from secondsite.engine.blockmap import BlockMap
 from secondsite.engine.files import LocalFiles
@@ -23,7 +23,7 @@ from secondsite.engine.replica.identity import ADOPTED, Identity
 from secondsite.engine.replica.point import Point, format_time
 from secondsite.engine.replication import utc_now
 from secondsite.engine.results import Adopted
-from secondsite.engine.seedimport import folder, holding
+from secondsite.engine.seedimport import holding
 from secondsite.engine.seeding.waiting import Waiting
 from secondsite.engine.source import Source
 from secondsite.engine.workers import default_workers
@@ -58,7 +58,7 @@ def adopt(
         made = Identity.new(
             block_size or units.DEFAULT_BLOCK_SIZE, format_time(clock()), ADOPTED + real_path(path), "undo"
         )
-        opened = folder(root, files, made, probe=True)
+        opened = admission.open_or_create(root, files, lambda: made, probe=True)
         with holding(opened, monitor):
             if move and _moved(opened, path):
                 return _result(opened, root, 0, "move", began)

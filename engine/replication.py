@@ -7,7 +7,6 @@ import datetime
 import os
 import time
 from collections.abc import Callable, Sequence
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from secondsite.engine import admission, attempts, errors, units
@@ -247,14 +246,10 @@ def _refuse_waiting(replica: Replica) -> None:
 def _open_or_create(
     root: str, files: Files, origin: sources.Source, terms: admission.Terms, options: Options
 ) -> Replica:
-    layout = Layout(root)
-    if files.size(layout.identity) >= 0 or files.listdir(layout.points):
-        return Replica.open(root, files)
-    for folder in PurePosixPath(real_path(root)).parents:
-        if files.size(Layout(str(folder)).identity) >= 0:
-            raise errors.Refused("lies inside another replica; choose a folder of its own", path=root)
-    head = terms.head or "raw"
-    check_size(head, origin.image.size, origin.path)
-    size = terms.block_size or units.DEFAULT_BLOCK_SIZE
-    identity = Identity.new(size, format_time(options.clock()), origin.name, "undo", origin.format, head)
-    return Replica.create(root, files, identity, probe=options.history != "undo")
+    def make() -> Identity:
+        head = terms.head or "raw"
+        check_size(head, origin.image.size, origin.path)
+        size = terms.block_size or units.DEFAULT_BLOCK_SIZE
+        return Identity.new(size, format_time(options.clock()), origin.name, "undo", origin.format, head)
+
+    return admission.open_or_create(root, files, make, probe=options.history != "undo")

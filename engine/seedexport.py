@@ -24,7 +24,7 @@ from secondsite.engine.progress import Monitor, Progress
 from secondsite.engine.qemu.machine import Qemu
 from secondsite.engine.remote import talk, url
 from secondsite.engine.remote.home import Home
-from secondsite.engine.remote.sending import announce
+from secondsite.engine.remote.sending import announce, chained
 from secondsite.engine.remote.sending.mapcache import MapCache
 from secondsite.engine.remote.sending.standin import Far
 from secondsite.engine.replica.identity import Identity
@@ -76,21 +76,19 @@ def export_seed(
     if block_size is not None:
         units.check_block_size(block_size)
     remote = None if replica is None else url.parse(replica)
-    place = Medium(os.fspath(medium), files)
+    place, monitor = Medium(os.fspath(medium), files), Monitor(progress, cancel)
     with ExitStack() as stack:
-        origin = sources.Given(source, source_id, source_format, allow_parent_path, running=qemu is not None).open()
-        stack.callback(origin.close)
+        given = sources.Given(source, source_id, source_format, allow_parent_path, running=qemu is not None)
+        origin = chained.opened(given, stack, monitor.check)
         files.mkdir(place.folder)
         stack.enter_context(_alone(place))
-        if anew:
-            place.clear()
-        job = _Export(
-            place, origin, home, Monitor(progress, cancel), fmt.parse_codec(codec), workers or default_workers(), clock
-        )
-        seed = job.begin(block_size)
+        job = _Export(place, origin, home, monitor, fmt.parse_codec(codec), workers or default_workers(), clock)
         stack.callback(job.close)
+        found = None if anew else place.read()
+        identity = found.identity if found else job.identity(block_size)
         if remote is not None:
-            announce.ask(remote, home, seed.identity, anew=anew)
+            announce.ask(remote, home, identity, anew=anew)
+        seed = job.take_up(found, block_size) if found else job.begin(identity)
         kind = "exported" if seed.point is None else "whole"
         if seed.point is None:
             seed = job.run(wish, part_bytes)
@@ -113,28 +111,27 @@ class _Export:
         self.tally, self.tracker, self.written = scan.Tally(), "", 0
         self.warnings: list[str] = []
 
-    def begin(self, block_size: int | None) -> Seed:
-        """The seed that lies there, or a new one; `held` is the map of what its parts hold."""
-        seed = self.medium.read()
-        if seed is None:
-            identity = Identity.new(
-                block_size or units.DEFAULT_BLOCK_SIZE, format_time(self.clock()), self.origin.name, "undo",
-                self.origin.format,
-            )  # fmt: skip
-            return self._start(identity)
+    def identity(self, block_size: int | None) -> Identity:
+        """Of a new replica."""
+        size, now = block_size or units.DEFAULT_BLOCK_SIZE, format_time(self.clock())
+        return Identity.new(size, now, self.origin.name, "undo", self.origin.format)
+
+    def take_up(self, seed: Seed, block_size: int | None) -> Seed:
+        """The seed that lies there; `held` is the map of what its parts hold."""
         self._admit(seed, block_size)
         if seed.point is None and seed.size != self.origin.image.size:
-            return self._start(seed.identity)
+            return self.begin(seed.identity)
         self.held = self._prove(seed)
         if seed.point is not None and self.held.seal().hex() != seed.point.seal:
             raise errors.Damaged("its parts do not lead to its seal; export it --anew", path=self.medium.folder)
         return seed
 
-    def _start(self, identity: Identity) -> Seed:
-        self.medium.clear()
+    def begin(self, identity: Identity) -> Seed:
+        """A seed without any part."""
         seed = Seed(identity, self.origin.image.size)
         if seed.size > units.MAX_BLOCKS * identity.block_size:
             raise errors.Usage(f"{seed.size} bytes are too many blocks of {identity.block_size}", path=self.origin.path)
+        self.medium.clear()
         self.medium.write(seed)
         self.held = self._map(seed)
         return seed

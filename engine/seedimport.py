@@ -8,19 +8,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from pathlib import PurePosixPath
 
-from secondsite.engine import errors
+from secondsite.engine import admission, errors
 from secondsite.engine.delta.blocks import batches
 from secondsite.engine.files import Files, LocalFiles
-from secondsite.engine.images.raw import real_path
 from secondsite.engine.progress import Monitor, Progress
 from secondsite.engine.remote import url
 from secondsite.engine.remote.agent.receiver import alone
 from secondsite.engine.remote.patience import patiently
 from secondsite.engine.replica.directory import Replica
-from secondsite.engine.replica.identity import Identity
-from secondsite.engine.replica.layout import Layout
 from secondsite.engine.replica.mend import Mending
 from secondsite.engine.replica.point import Point
 from secondsite.engine.replication import utc_now
@@ -56,7 +52,7 @@ def import_seed(
     place, monitor = Medium(os.fspath(medium), files), Monitor(progress, cancel)
     seed, point = place.whole()
     options = Options(None, history, False, False, workers or default_workers(), clock)
-    opened = folder(root, files, seed.identity, probe=history != "undo")
+    opened = admission.open_or_create(root, files, lambda: seed.identity, probe=history != "undo")
     with holding(opened, monitor):
         kind = "imported" if _admit(opened, seed, point, place.folder) else "finished"
         if kind == "imported":
@@ -69,17 +65,6 @@ def import_seed(
         kind, root, newest.replica_id, newest.name, newest.generation, newest.time, newest.virtual_bytes, stored, held,
         time.monotonic() - began, opened.warnings,
     )  # fmt: skip
-
-
-def folder(root: str, files: Files, identity: Identity, *, probe: bool) -> Replica:
-    """The replica in a folder, or a new one there, without a point."""
-    layout = Layout(root)
-    if files.size(layout.identity) >= 0 or files.listdir(layout.points):
-        return Replica.open(root, files)
-    for above in PurePosixPath(real_path(root)).parents:
-        if files.size(Layout(str(above)).identity) >= 0:
-            raise errors.Refused("lies inside another replica; choose a folder of its own", path=root)
-    return Replica.create(root, files, identity, probe=probe)
 
 
 @contextmanager

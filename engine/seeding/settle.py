@@ -17,10 +17,9 @@ def settle(replica: Replica, options: Options, monitor: Monitor) -> int:
 
     What does not lead on from the newest point is dropped, with a warning: the next cycle sends it again.
     """
-    waits = Waiting(replica)
-    newest = replica.newest()
-    if newest is None or replica.files.size(replica.layout.waiting) < 0:
+    if replica.files.size(replica.layout.waiting) < 0 or (newest := replica.newest()) is None:
         return 0
+    waits = Waiting(replica)
     held = waits.chain(newest.generation)
     count, last = 0, max(waits.generations(), default=0)
     try:

@@ -8,7 +8,7 @@ newest of them is `waiting.map`, and has that name only while it is what the rec
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from secondsite.engine import errors
@@ -29,6 +29,7 @@ from secondsite.engine.units import MIB
 # Held are at most so many deltas, and bytes as the disk has twice, and this; then neighbours are merged.
 MAX_HELD = 1024
 _SPARE_BYTES = 64 * MIB
+Batches = Callable[[], Iterable[Batch]]
 
 
 class Waiting:
@@ -37,6 +38,7 @@ class Waiting:
     def __init__(self, replica: Replica, *, max_held: int = MAX_HELD) -> None:
         self.replica, self.files, self.max_held = replica, replica.files, max_held
         self.seed_map, self.map = self._in("seed.map"), self._in("waiting.map")
+        self._changing = self.map + ".tmp"
 
     @classmethod
     def of(cls, replica: Replica) -> Waiting | None:
@@ -58,15 +60,19 @@ class Waiting:
         made.files.flush_dir(replica.layout.root)
 
     def clear(self) -> None:
-        """Forget all of it, the word that it waits first."""
-        root = self.replica.layout.root
-        if self.files.size(self.replica.layout.waiting) < 0 and not self.generations():
+        """Forget all of it, the newest first and the word that it waits last: what is left after a crash is an older
+        state, and is forgotten by the next call.
+        """
+        root, word = self.replica.layout.root, self.replica.layout.waiting
+        for generation in reversed(self.generations()):
+            self.drop(generation)
+        if self.files.size(word) < 0:
             return
-        self.files.unlink(self.replica.layout.waiting)
-        self.files.flush_dir(root)
         for name in self.files.listdir(root):
             if name.startswith("held-") or name in ("seed.map", "waiting.map"):
                 self.files.unlink(posixpath.join(root, name))
+        self.files.flush_dir(root)
+        self.files.unlink(word)
         self.files.flush_dir(root)
 
     # -- names -----------------------------------------------------------------------------------------------
@@ -151,7 +157,7 @@ class Waiting:
     def _rebuild(self, newest: Point) -> None:
         with self._load(self.seed_map, self.seed) as seed:
             seed.check()
-            made = seed.copy_to(self.files.open(self.map + ".tmp", "create"), self.map)
+            made = seed.copy_to(self.files.open(self._changing, "create"), self.map)
         with made:
             for point in self.chain(GENERATION):
                 with self.open_delta(point.generation) as reader:
@@ -161,14 +167,25 @@ class Waiting:
             if made.seal().hex() != newest.seal:
                 raise errors.Damaged(f"what is held does not lead to the seal of point {newest.name}", path=self.map)
             made.file.flush()
-        self.files.replace(self.map + ".tmp", self.map)
+        self.files.replace(self._changing, self.map)
         self.files.flush_dir(self.replica.layout.root)
 
     # -- holding ---------------------------------------------------------------------------------------------
 
-    def hold(self, batches: Iterable[Batch], old: Point, point: Point, codec: tuple[int, int]) -> None:
-        """Keep what leads from `old`, the newest, to `point`, durably. Raises Damaged where it leads elsewhere."""
-        files, root, made = self.files, self.replica.layout.root, self.map + ".tmp"
+    def hold(self, batches: Batches, old: Point, point: Point, codec: tuple[int, int]) -> None:
+        """Keep what leads from `old`, the newest, to `point`, durably. Raises Damaged where it leads elsewhere. A page
+        of the map that is found damaged has all of it made anew.
+        """
+        try:
+            self._hold(batches(), old, point, codec)
+        except errors.Damaged as error:
+            if error.path != self._changing:
+                raise
+            self._hold(batches(), old, point, codec)
+        self._compact(point.virtual_bytes, codec)
+
+    def _hold(self, batches: Iterable[Batch], old: Point, point: Point, codec: tuple[int, int]) -> None:
+        files, root, made, target = self.files, self.replica.layout.root, self._changing, self.delta(point.generation)
         self.open_map(old).close()
         files.replace(self.map, made)
         files.flush_dir(root)
@@ -176,7 +193,6 @@ class Waiting:
             self.replica.identity.replica_id, self.replica.identity.block_size, old.generation, point.generation,
             old.virtual_bytes, point.virtual_bytes, point.epoch,
         )  # fmt: skip
-        target = self.delta(point.generation)
         try:
             with files.open(target + ".tmp", "create") as file, self.replica.open_map(made, "rw") as block_map:
                 block_map.resize(point.virtual_bytes)
@@ -189,7 +205,6 @@ class Waiting:
         record.write(files, self.record(point.generation), point.fields())
         files.replace(made, self.map)
         files.flush_dir(root)
-        self._compact(point.virtual_bytes, codec)
 
     def _compact(self, size: int, codec: tuple[int, int]) -> None:
         """Merge neighbours until half of the room is left again, so that it costs little more than what came."""

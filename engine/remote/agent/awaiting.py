@@ -26,17 +26,17 @@ def expect(request: Request, call: Call, args: talk.Expect) -> None:
     folder, files = request.folder, request.files
     found = Replica.open(folder, files) if files.size(f"{folder}/replica.json") >= 0 else None
     if found is not None:
-        _admit(found, args)
+        _admit(found, args, request)
     if args.point:
         identity, point = _identity(args, call.peer), _point(args, call.peer)
         made = found or Replica.create(folder, files, identity)
         with alone(made), made.writing():
-            _admit(made, args)
+            _admit(made, args, request)
             _begin(made, identity, point, call)
     call.send(talk.Answered())
 
 
-def _admit(replica: Replica, args: talk.Expect) -> None:
+def _admit(replica: Replica, args: talk.Expect, request: Request) -> None:
     path, waits = replica.layout.root, Waiting.of(replica)
     if newest := replica.head_generation():
         raise errors.Refused(f"has point {newest} already: a seed is for a replica without any", path=path)
@@ -48,6 +48,8 @@ def _admit(replica: Replica, args: talk.Expect) -> None:
         raise errors.Refused(f"{told} (export-seed --anew sends it another one)", path=path)
     if other and not args.anew:
         raise errors.Refused("waits for another seed (export-seed --anew sends it this one)", path=path)
+    if other and waits is not None and waits.generations():
+        request.require("administer")  # what is held for the other one goes, and who may only send drops nothing
 
 
 def _identity(args: talk.Expect, peer: str) -> Identity:

@@ -83,8 +83,8 @@ class OnItsWay(Ground):
         return self.waits.newest()
 
     def apply(self, held: spool.Spool, point: Point, stopping: Callable[[], bool]) -> Made:
-        batches = _until(held.batches(self.waits.replica.identity.seed), stopping)
-        self.waits.hold(batches, self.old, point, self.options.packing)
+        seed = self.waits.replica.identity.seed
+        self.waits.hold(lambda: _until(held.batches(seed), stopping), self.old, point, self.options.packing)
         return "held", point, "held"
 
 
