@@ -10,6 +10,7 @@ import re
 import shlex
 import signal
 import socket
+import statistics
 import subprocess
 import threading
 import time
@@ -18,7 +19,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from commands import SECONDSITE, paired, run, service
+from commands import SECONDSITE, Service, paired, run, service
 from exposition import parsed
 from hosting import site, soon
 
@@ -217,30 +218,52 @@ def test_who_asks_for_figures_and_says_nothing_keeps_nobody_out_for_long() -> No
 # -- many at once -------------------------------------------------------------------------------------------------
 
 
+def jain(shares: list[float]) -> float:
+    """Jain's index of fairness: 1 where all have the same, 1/n where one has everything."""
+    return sum(shares) ** 2 / (len(shares) * sum(share * share for share in shares))
+
+
+def received(agent: Service) -> list[float]:
+    """Bytes of each replica that the agent has now."""
+    told = parsed(urllib.request.urlopen(f"http://{agent.facts['metrics']}/metrics", timeout=30).read().decode())
+    return [value for series, value in told.items() if series.startswith("secondsite_received_bytes_total")]
+
+
 def test_fifty_replicas_come_in_at_once_within_memory_and_fairly(tmp_path: Path) -> None:
-    """50 senders begin together, over one agent: all end well, the last not long after the first, in bounded memory."""
+    """50 senders over one agent, all connected before the first byte: in bounded memory, and when the first of them is
+    done the others have had their share.
+    """
     count, size = 50, 3 * MIB
     names = [f"vm{number}" for number in range(count)]
-    with service(tmp_path) as agent:
+    with service(tmp_path, "--metrics", "127.0.0.1:0") as agent:
         state = paired(tmp_path, agent, *names)
-        sources = []
-        for number, name in enumerate(names):
-            (tmp_path / name).mkdir()
-            sources.append(image(tmp_path / name, size, number))
-        took: dict[str, float] = {}
+        sources, content = [tmp_path / f"{name}.raw" for name in names], random.Random(1).randbytes(size)
+        for number, source in enumerate(sources):
+            source.write_bytes(content[number:] + content[:number])
+        took: list[float] = []
+        shares: list[float] = []
         wrong: list[BaseException] = []
-        gate = threading.Barrier(count)
+        gate, lock = threading.Barrier(count), threading.Lock()
 
-        def send(name: str, source: Path) -> None:
+        def send(number: int) -> None:
+            began: list[float] = []
+
+            def start(now: engine.Progress) -> None:
+                if not began:
+                    gate.wait(60)
+                    began.append(time.monotonic())
+
             try:
-                gate.wait(60)
-                began = time.monotonic()
-                engine.replicate(source, agent.url(name), state=state, workers=1, codec="none")
-                took[name] = time.monotonic() - began
+                engine.replicate(
+                    sources[number], agent.url(names[number]), state=state, workers=1, codec="none", progress=start
+                )  # fmt: skip
+                took.append(time.monotonic() - began[0])
+                with lock:
+                    shares.extend(received(agent) if not shares else [])
             except BaseException as error:
                 wrong.append(error)
 
-        threads = [threading.Thread(target=send, args=pair) for pair in zip(names, sources, strict=True)]
+        threads = [threading.Thread(target=send, args=(number,)) for number in range(count)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -249,6 +272,9 @@ def test_fifty_replicas_come_in_at_once_within_memory_and_fairly(tmp_path: Path)
         status = Path(f"/proc/{agent.process.pid}/status").read_text()
         match = re.search(r"VmHWM:\s+(\d+) kB", status)
         assert match is not None and int(match[1]) << 10 < (64 + 32 * count) * MIB
+        print(f"index {jain(shares):.3f}, {sum(not share for share in shares)} without any; "
+              f"{min(took):.2f} to {max(took):.2f} s, half in {statistics.median(took):.2f} s")  # fmt: skip
+        assert len(shares) == count and jain(shares) > 0.8 and max(took) < 2.5 * statistics.median(took)
         for name, source in zip(names, sources, strict=True):
             assert (tmp_path / "root" / name / "head.raw").read_bytes() == source.read_bytes()
         assert agent.stop() == 0
