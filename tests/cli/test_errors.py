@@ -137,7 +137,8 @@ def held(pair: Pair) -> Iterator[Pair]:
         child.stdin.close()
 
 
-def test_a_second_writer(shell: Shell, held: Pair, tmp_path: Path) -> None:
+def test_a_second_writer(shell: Shell, held: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secondsite.engine.replica.directory.READER_SECONDS", 0.1)
     root = str(held.root)
     assert root in fails(shell, REFUSED, "replicate", held.disk, root, retryable=True)
     assert root in fails(shell, REFUSED, "verify", root, retryable=True)
