@@ -5,11 +5,13 @@ from __future__ import annotations
 import datetime
 import json
 import random
+import time
 from pathlib import Path
 
 import pytest
 import skew
 from commands import paired, run, service
+from hosting import site
 
 from secondsite import engine
 from secondsite.engine import errors
@@ -90,6 +92,18 @@ def test_clocks_that_are_a_month_apart_are_told_of(tmp_path: Path, clock: Path) 
         why = run(*words, text=key + "\n", within=late, status=errors.REFUSED)
         assert "compare the clocks" in why
         assert engine.peers(state=tmp_path / "there") == []
+
+
+def test_a_point_of_a_time_to_come_hides_no_silence(tmp_path: Path) -> None:
+    """A clock that was ahead was set: what the agent tells of the point's age still grows."""
+    (tmp_path / "root").mkdir()
+    tomorrow = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1)
+    engine.replicate(image(tmp_path, 1), tmp_path / "root" / "vm", clock=lambda: tomorrow)
+    with site(tmp_path) as there:
+        time.sleep(0.3)
+        name = 'secondsite_last_good_age_seconds{replica="vm"} '
+        (line,) = [line for line in there.agent.figures().splitlines() if line.startswith(name)]
+        assert 0.2 < float(line.removeprefix(name)) < 30
 
 
 def move(state: Path, port: int) -> None:

@@ -61,6 +61,7 @@ class Meter:
     """Counts by replica; those of what belongs to none, such as a refused peer, are under the empty name."""
 
     def __init__(self) -> None:
+        self.began = time.monotonic()
         self._counts: dict[str, Counts] = {}
         self._lock = threading.Lock()
 

@@ -24,7 +24,7 @@ def families(meter: Meter, root: Root, connections: int, ends: Iterable[expiry.E
     """All figures of now."""
     found = sorted(meter.all().items())
     known, counts = [(name, one) for name, one in found if name], dict(found)
-    ages: Samples = [({"replica": name}, _age(seconds, counts.get(name))) for name, seconds in _ages(root)]
+    ages: Samples = [({"replica": name}, _age(seconds, counts.get(name), meter)) for name, seconds in _ages(root)]
 
     def each(what: str) -> Samples:
         return [({"replica": name}, getattr(one, what)) for name, one in known]
@@ -50,20 +50,24 @@ def families(meter: Meter, root: Root, connections: int, ends: Iterable[expiry.E
     ]  # fmt: skip
 
 
-def _age(point: float, counts: Counts | None) -> float:
-    """A source that does not change makes no points, and is looked at all the same."""
+def _age(point: float, counts: Counts | None, meter: Meter) -> float:
+    """A source that does not change makes no points, and is looked at all the same. A point of a time to come is of a
+    clock that was set since: it has been there at least since the agent began.
+    """
     last = counts.last_done if counts is not None else None
+    if point < 0:
+        return time.monotonic() - (meter.began if last is None else last)
     return point if last is None else min(point, time.monotonic() - last)
 
 
 def _ages(root: Root) -> Iterator[tuple[str, float]]:
-    """Of every replica below the root, also those that nothing was sent to since the agent began."""
+    """Of every replica below the root, also of those that nothing was sent to, by the clock of now."""
     for name in root.names()[:_MAX_REPLICAS]:
         try:
             folder = root.replica(name)
             newest = Replica.open(folder, ConfinedFiles(folder)).newest()
             if newest is not None:
                 moment = parse_time(newest.time)
-                yield name, max((datetime.datetime.now(datetime.UTC) - moment).total_seconds(), 0.0)
+                yield name, (datetime.datetime.now(datetime.UTC) - moment).total_seconds()
         except errors.Error:
             continue  # no replica, or one that says nothing: its series ends, which an alert can be on
