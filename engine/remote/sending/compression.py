@@ -1,91 +1,112 @@
 """Compression `auto`: what packs the next frames, by what the link took and what packing cost a moment ago.
 
-Of a codec with ratio r (raw over packed) that packs p raw bytes a second in one thread, a link of l bytes a second and
-w threads: raw bytes go over at min(l * r, w * p) a second. The codec with the highest of these is used. All figures are
-measured while the transfer runs, over the last seconds, so that both a link that fills and data that changes its kind
-are followed; a codec that was not tried lately is tried for one batch.
+A batch that became s bytes in p seconds of one thread takes the link, of l bytes a second, s / l seconds. Of w threads
+one sends while the others pack, so a batch goes over every max(s / l, (p + s / l) / w) seconds. The codec that makes
+this least is used, of those that come to the same the cheapest.
+
+Real files pack to a half here and to a tenth there, so two codecs are only ever compared over the same bytes: now and
+then a batch is packed by a rival too. Where packing is what is waited for, a harder codec cannot win and is not tried.
 """
 
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from secondsite.engine.delta import format as fmt
 
 LADDER: tuple[tuple[int, int], ...] = (
     (fmt.NONE, 0), (fmt.LZ4, 1), (fmt.ZSTD, 1), (fmt.ZSTD, 3), (fmt.ZSTD, 6), (fmt.ZSTD, 9),
 )  # fmt: skip
-# Weight of the newest figure, and how often what is not in use is tried: 1 batch of 1 MiB in 32 costs at most a few
-# percent, also where that codec is ten times slower.
-_WEIGHT = 0.3
-_TRY_EVERY = 32
-# Another codec must promise so much more; without it two that are equal would take turns.
-_BETTER = 1.05
+# The rivals in turn, as steps on the ladder. Two up: data of which LZ4 finds nothing may have what zstd finds.
+_RIVALS = (1, -1, 2)
+# Batches between two trials: soon after a change, doubled by each trial that changes nothing, up to the second number
+# where the threads would only have waited for the link, else to the third: a trial of zstd in 64 batches of 1 MiB that
+# are not packed costs about a hundredth.
+_SOON, _OFTEN, _SELDOM = 2, 8, 64
+# How much of a sum stays when the next batch comes. Trials are few. The first MiB go into buffers of the system at
+# once, and are to be forgotten soon.
+_KEPT_OF_TRIALS, _KEPT_OF_SENDING = 0.7, 0.8
+# A harder codec must save so much time, an easier one may cost so much: without it two that are equal would take turns.
+_BETTER, _AS_GOOD = 0.98, 1.01
 
 
 @dataclass
-class Figures:
-    """Of one codec, smoothed: raw bytes a packed byte, and raw bytes a second of one thread."""
+class Packed:
+    """Bytes that came out and seconds of one thread: of one batch, or summed over the last ones."""
 
-    ratio: float
-    speed: float
-    seen: int = 0
+    size: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, size: float, seconds: float, kept: float) -> None:
+        self.size, self.seconds = kept * self.size + size, kept * self.seconds + seconds
 
 
+@dataclass
 class Choice:
-    """Safe from several threads. `workers` pack at once."""
+    """Safe from several threads. `workers` pack and send at once."""
 
-    def __init__(self, workers: int, clock: Callable[[], float] = time.perf_counter) -> None:
-        self.workers, self.clock = workers, clock
-        self.figures: dict[int, Figures] = {}
-        self.current = 1
-        self.link: float | None = None
-        self._batches = 0
-        self._lock = threading.Lock()
+    workers: int
+    current: int = 1
+    _link: Packed = field(default_factory=Packed)
+    _own: Packed = field(default_factory=Packed)
+    _trials: dict[int, tuple[Packed, Packed]] = field(default_factory=dict)
+    _left: int = _SOON
+    _pause: int = _SOON
+    _turn: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def next(self) -> int:
-        """The place on the ladder for the next batch."""
+    def next(self) -> tuple[int, int | None]:
+        """The place on the ladder for the next batch, and of a rival that is to pack it too."""
         with self._lock:
-            self._batches += 1
-            if self._batches % _TRY_EVERY:
-                return self.current
-            near = [step for step in (self.current + 1, self.current - 1) if 0 <= step < len(LADDER)]
-            return min(near, key=lambda step: self.figures[step].seen if step in self.figures else -1)
+            self._left -= 1
+            if self._left > 0 or not self._link.seconds or not self._own.size:
+                return self.current, None
+            self._left = self._pause
+            return self.current, self._rival()
 
-    def packed(self, step: int, raw: int, size: int, seconds: float) -> None:
-        """A batch of `raw` bytes became `size` bytes in `seconds` of one thread."""
-        if raw <= 0 or size <= 0:
-            return
-        ratio, speed = raw / size, raw / max(seconds, 1e-6)
+    def _rival(self) -> int | None:
+        idle = self._has_time(self._own.size, self._own.seconds)
+        step = _RIVALS[self._turn % len(_RIVALS)] if idle else -1
+        self._turn += 1
+        found = self.current + step
+        return found if 0 <= found < len(LADDER) else None
+
+    def packed(self, step: int, size: float, seconds: float) -> None:
+        """A batch became `size` bytes in `seconds`."""
         with self._lock:
-            old = self.figures.get(step)
-            if old is None:
-                self.figures[step] = Figures(ratio, speed, self._batches)
+            if step == self.current:
+                self._own.add(size, seconds, _KEPT_OF_SENDING)
+
+    def compared(self, step: int, rival: int, own: Packed, other: Packed) -> None:
+        """The same batch by the one that was chosen for it and by its rival."""
+        with self._lock:
+            if step != self.current:
+                return  # another thread's trial has decided meanwhile
+            sums = self._trials.setdefault(rival, (Packed(), Packed()))
+            for total, one in zip(sums, (own, other), strict=True):
+                total.add(one.size, one.seconds, _KEPT_OF_TRIALS)
+            ours, theirs = map(self._time, sums)
+            if theirs <= ours * (_BETTER if rival > step else _AS_GOOD):
+                self.current, self._own = rival, sums[1]
+                self._trials = {}
+                self._pause = self._left = _SOON
             else:
-                old.ratio += _WEIGHT * (ratio - old.ratio)
-                old.speed += _WEIGHT * (speed - old.speed)
-                old.seen = self._batches
-            self._choose()
+                free = self._has_time(own.size, own.seconds + other.seconds)
+                self._pause = min(2 * self._pause, _OFTEN if free else _SELDOM)
 
     def sent(self, size: int, seconds: float) -> None:
         """The link took `size` bytes in `seconds`."""
-        if size <= 0:
-            return
-        rate = size / max(seconds, 1e-6)
         with self._lock:
-            self.link = rate if self.link is None else self.link + _WEIGHT * (rate - self.link)
-            self._choose()
+            self._link.add(size, seconds, _KEPT_OF_SENDING)
 
-    def _choose(self) -> None:
-        if self.link is None or self.current not in self.figures:
-            return
-        best = max(self.figures, key=lambda step: self._rate(self.figures[step]))
-        if self._rate(self.figures[best]) > _BETTER * self._rate(self.figures[self.current]):
-            self.current = best
+    def _on_link(self, size: float) -> float:
+        return size * self._link.seconds / self._link.size if self._link.size else 0.0
 
-    def _rate(self, figures: Figures) -> float:
-        """Raw bytes a second that this codec would bring over."""
-        return min((self.link or 0.0) * figures.ratio, self.workers * figures.speed)
+    def _time(self, packed: Packed) -> float:
+        sending = self._on_link(packed.size)
+        return max(sending, (packed.seconds + sending) / self.workers)
+
+    def _has_time(self, size: float, seconds: float) -> bool:
+        """Would packing for so long be over before the link has taken what other threads had packed?"""
+        return seconds <= max(self.workers - 1, 1) * self._on_link(size)

@@ -13,7 +13,7 @@ from secondsite.engine.remote import talk
 from secondsite.engine.remote.link import protocol
 from secondsite.engine.remote.link.calls import Call
 from secondsite.engine.remote.link.connection import WINDOW
-from secondsite.engine.remote.sending.compression import LADDER, Choice
+from secondsite.engine.remote.sending.compression import LADDER, Choice, Packed
 from secondsite.engine.remote.sending.tally import Sent
 from secondsite.engine.units import MIB
 
@@ -37,15 +37,22 @@ class Outlet:
         self._lock = threading.Lock()
 
     def _pack(self, batch: Batch, worker: int) -> FrameBuffer:
-        step = self.choice.next() if self.choice is not None else 0
+        if self.choice is None:
+            return self._encode(batch, worker, 0)[0]
+        step, rival = self.choice.next()
+        buffer, own = self._encode(batch, worker, step)
+        self.choice.packed(step, own.size, own.seconds)
+        if rival is not None:
+            self.choice.compared(step, rival, own, self._encode(batch, worker, rival)[1])
+        return buffer
+
+    def _encode(self, batch: Batch, worker: int, step: int) -> tuple[FrameBuffer, Packed]:
         if (worker, step) not in self._buffers:
             self._buffers[worker, step] = FrameBuffer(*(self.codec or LADDER[step]), _MESSAGE_BYTES)
         buffer = self._buffers[worker, step]
         began = time.perf_counter()
         buffer.encode(batch, self.tag)
-        if self.choice is not None:
-            self.choice.packed(step, batch.used, buffer.used, time.perf_counter() - began)
-        return buffer
+        return buffer, Packed(buffer.used, time.perf_counter() - began)
 
     def _hear(self, coming: int) -> None:
         """What is durable there by now; the rest, and what is `coming`, are at most a window: they may be lost."""
