@@ -287,8 +287,7 @@ class BlockMap:
         """SHA-256 over the image's size and every page's digest: one value for all of its content."""
         with self._lock:
             self.write_out()
-            head = struct.pack("<16sIQ", self.replica_id, self.block_size, self.image_size)
-            return hashlib.sha256(b"secondsite seal 1" + head + self._table).digest()
+            return seal_of(self.replica_id, self.block_size, self.image_size, self._table)
 
     def digests(self) -> bytes:
         """The digest of every page, as the seal goes over them."""
@@ -334,6 +333,12 @@ class BlockMap:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def seal_of(replica_id: bytes, block_size: int, image_size: int, digests: bytes | bytearray) -> bytes:
+    """The seal of a map whose pages have these digests."""
+    head = struct.pack("<16sIQ", replica_id, block_size, image_size)
+    return hashlib.sha256(b"secondsite seal 1" + head + digests).digest()
 
 
 def differing_blocks(want: BlockMap, have: BlockMap | None, page: int) -> Iterator[array[int]]:

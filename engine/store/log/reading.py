@@ -1,0 +1,223 @@
+"""A point in a store as an image, every block checked by its hash; and all of a point, proved or written elsewhere.
+
+A read takes the pages of the map and the frames that hold its blocks, by range, and keeps some of both. A pass over all
+of a point goes page by page and takes the frames of each in the order in which they lie in the store.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from secondsite.engine import errors, kernel
+from secondsite.engine.blockmap import PAGE_BLOCKS
+from secondsite.engine.delta import format as fmt
+from secondsite.engine.delta.reader import Frame
+from secondsite.engine.images.base import Buffer, Extent, Image, ShortImage
+from secondsite.engine.progress import Monitor
+from secondsite.engine.replica.identity import Identity
+from secondsite.engine.replica.pointimage import PointImage
+from secondsite.engine.store.base import Absent, Store
+from secondsite.engine.store.log import fetch, layout, manifest, tree
+from secondsite.engine.store.log import head as heads
+from secondsite.engine.store.log.layout import PLACE, Place
+
+# Pages of 128 KiB and decoded frames of 256 KiB: 24 MiB at most.
+_PAGES, _FRAMES = 64, 64
+_NO_HASH = bytes(16)
+
+
+@dataclass(frozen=True)
+class Replica:
+    """What a store holds under its prefix, as it was when it was looked at."""
+
+    store: Store
+    identity: Identity
+    head: heads.Head
+
+    @classmethod
+    def open(cls, store: Store) -> Replica:
+        """Raises Refused where there is none."""
+        try:
+            identity = heads.load_identity(store)
+        except Absent:
+            raise errors.Refused("holds no replica", path=store.label) from None
+        return cls(store, identity, heads.load(store, identity))
+
+    def point(self, generation: int) -> LogPoint:
+        """Raises Refused where there is no such point, Damaged."""
+        for row in self.head.points:
+            if row.generation == generation:
+                return LogPoint(self.store, self.identity, row)
+        raise errors.Refused(f"has no point {generation}", path=self.store.label)
+
+
+class LogPoint(PointImage):
+    """The bytes of a point. Opening it proves its map's digests; each page and block is proved when it is read."""
+
+    def __init__(self, store: Store, identity: Identity, row: heads.Row) -> None:
+        self.path = f"{store.label} at point {row.generation}"
+        self.identity, self.block_size = identity, identity.block_size
+        found = manifest.load(store, row, identity.replica_id.hex())
+        self.point = found.point
+        self._tree = tree.Tree(store, identity, found)
+        header = fmt.Header(identity.replica_id, self.block_size, 0, row.generation, 0, 0, 0)
+        self._fetcher = fetch.Fetcher(store, layout.SEGMENTS, header)
+        self._decoder = kernel.codec.Decoder()
+        self._pages: OrderedDict[int, tree.Page | None] = OrderedDict()
+        self._frames: OrderedDict[Place, dict[int, bytes]] = OrderedDict()
+        self._lock = threading.RLock()
+
+    @property
+    def size(self) -> int:
+        return self.point.virtual_bytes
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks, the last one perhaps a short one."""
+        return -(-self.size // self.block_size)
+
+    def _page(self, number: int) -> tree.Page | None:
+        """None for a page of zeros."""
+        if number in self._pages:
+            self._pages.move_to_end(number)
+        else:
+            self._pages[number] = next(self._tree.pages([number]), None)
+            if len(self._pages) > _PAGES:
+                self._pages.popitem(last=False)
+        return self._pages[number]
+
+    def _entry(self, block: int) -> tuple[bytes, Place | None]:
+        """(hash, place); no place for a block of zeros."""
+        number, inside = divmod(block, PAGE_BLOCKS)
+        page = self._page(number)
+        if page is None:
+            return _NO_HASH, None
+        return _entry(page, inside, self.path)
+
+    def extents(self, start: int, length: int) -> Iterator[Extent]:
+        if start + length > self.size:
+            raise ShortImage(f"no {length} bytes at {start}", path=self.path)
+        end, begin, state = start + length, start, None
+        while start < end:
+            block = start // self.block_size
+            with self._lock:
+                page = self._page(block // PAGE_BLOCKS)
+                zero = page is None or self._entry(block)[1] is None
+            unit = self.block_size * (PAGE_BLOCKS if page is None else 1)
+            if state is not None and zero != state:
+                yield Extent(begin, start - begin, state)
+                begin = start
+            state, start = zero, min(end, start // unit * unit + unit)
+        if state is not None:
+            yield Extent(begin, end - begin, state)
+
+    def read_into(self, offset: int, buffer: Buffer) -> None:
+        view = memoryview(buffer)
+        if offset + view.nbytes > self.size:
+            raise ShortImage(f"the point ends before {offset + view.nbytes}", path=self.path, offset=offset)
+        if not view.nbytes:
+            return
+        first, last = offset // self.block_size, (offset + view.nbytes - 1) // self.block_size
+        for block, data in self._read(range(first, last + 1)):
+            start = block * self.block_size
+            low, high = max(start, offset), min(start + self._length(block), offset + view.nbytes)
+            view[low - offset : high - offset] = data[low - start : high - start] if data else bytes(high - low)
+
+    def _length(self, block: int) -> int:
+        return min(self.block_size, self.size - block * self.block_size)
+
+    def _read(self, blocks: range) -> Iterator[tuple[int, bytes]]:
+        """The blocks in order, proved; nothing for zeros."""
+        with self._lock:
+            for at in range(blocks.start, blocks.stop, _FRAMES):
+                part = range(at, min(at + _FRAMES, blocks.stop))
+                entries = [self._entry(block) for block in part]
+                self._want({place for _, place in entries if place is not None})
+                for block, (hashed, place) in zip(part, entries, strict=True):
+                    yield block, self._proved(block, hashed, self._frames[place]) if place is not None else b""
+
+    def _want(self, places: set[Place]) -> None:
+        """Have these frames in memory, at most as many as may be kept."""
+        for place in places & self._frames.keys():
+            self._frames.move_to_end(place)
+        for place, frame in self._fetcher.frames(places - self._frames.keys()):
+            self._frames[place] = _blocks(frame, self._decoder)
+        while len(self._frames) > _FRAMES:
+            self._frames.popitem(last=False)
+
+    def _proved(self, block: int, hashed: bytes, frame: dict[int, bytes]) -> bytes:
+        data = frame.get(block, b"")
+        if len(data) != self._length(block) or kernel.scan.hash_block(data, self.identity.seed) != hashed:
+            raise errors.Damaged("the block is not what its hash says", path=self.path, offset=block * self.block_size)
+        return data
+
+    def contents(self) -> Iterator[tuple[int, bytes]]:
+        """Every block that is not zeros, proved, page after page; within one in the order of the store."""
+        for number in range(self._tree.count):
+            for page in self._tree.pages([number]):
+                yield from self._page_contents(page)
+
+    def _page_contents(self, page: tree.Page) -> Iterator[tuple[int, bytes]]:
+        first = page.number * PAGE_BLOCKS
+        wanted: dict[Place, list[tuple[int, bytes]]] = {}
+        for inside in range(min(PAGE_BLOCKS, self.blocks - first)):
+            hashed, place = _entry(page, inside, self.path)
+            if place is not None:
+                wanted.setdefault(place, []).append((first + inside, hashed))
+        for place, frame in self._fetcher.frames(wanted):
+            held = _blocks(frame, self._decoder)
+            for block, hashed in wanted[place]:
+                yield block, self._proved(block, hashed, held)
+
+    def close(self) -> None:
+        self._tree.close()
+        self._fetcher.close()
+
+
+def _entry(page: tree.Page, inside: int, path: str) -> tuple[bytes, Place | None]:
+    hashed = bytes(page.hashes[16 * inside : 16 * inside + 16])
+    if hashed == _NO_HASH:
+        return hashed, None
+    return hashed, fetch.check(Place(*PLACE.unpack_from(page.places, 16 * inside)), path)
+
+
+def _blocks(frame: Frame, decoder: object) -> dict[int, bytes]:
+    """The data blocks of a frame by number."""
+    raw, at, found = frame.payload(decoder), 0, {}
+    for block, length in zip(frame.blocks, frame.lengths, strict=True):
+        found[block] = bytes(raw[at : at + length])
+        at += length
+    return found
+
+
+def verify(point: LogPoint, monitor: Monitor) -> int:
+    """Read all of a point; the bytes that were proved. Raises Damaged at the first that are not what they were."""
+    return _pass(point, point.contents(), monitor, "verify")
+
+
+def restore(point: LogPoint, output: Image, monitor: Monitor) -> int:
+    """Write a point into an empty image of its size; the bytes written, each proved (R3.5). It is flushed."""
+
+    def written() -> Iterable[tuple[int, bytes]]:
+        for block, data in point.contents():
+            output.write(block * point.block_size, data)
+            yield block, data
+
+    output.resize(point.size)
+    done = _pass(point, written(), monitor, "restore")
+    output.flush()
+    return done
+
+
+def _pass(point: LogPoint, blocks: Iterable[tuple[int, bytes]], monitor: Monitor, stage: str) -> int:
+    monitor.begin(stage, point.size)
+    done = 0
+    for _, data in blocks:
+        monitor.check()
+        monitor.advance(len(data))
+        done += len(data)
+    return done
+
