@@ -132,6 +132,7 @@ class Sender:
                 raise errors.SourceChanged("it changed its size while it was looked at", path=origin.path)
             if not cut.frozen:
                 before = origin.settled()
+            cut.read_once()
             marked, sampled = self._marked(cut, made, drawn)
             outlet = Outlet(made.call, state, made.held, self.codec, self.sent, self.workers)
             tally = self._scan(cut, made, outlet, marked)
