@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from secondsite.engine.images import Extent, Image, RawImage, open_image
     from secondsite.engine.images.vhdx.create import create_vhdx
     from secondsite.engine.inspection import check_image, image_map, info, points
-    from secondsite.engine.maintain import open_point, prune, raise_epoch
+    from secondsite.engine.maintain import cancel_resync, open_point, prune, raise_epoch
     from secondsite.engine.progress import Progress
     from secondsite.engine.qemu.machine import Qemu
     from secondsite.engine.remote.hosts import (
@@ -76,6 +76,7 @@ _HOME = {
     "points": "inspection",
     "Link": "remote.sending.outbound",
     "open_point": "maintain",
+    "cancel_resync": "maintain",
     "prune": "maintain",
     "raise_epoch": "maintain",
     "Progress": "progress",
@@ -127,9 +128,9 @@ _HOME = {
 __all__ = [
     "Adopted", "AgentAt", "Converted", "Error", "Extent", "Finding", "HostIdentity", "Image", "ImageInfo", "Link",
     "MapExtent", "PairedHost", "PointInfo", "Progress", "Qemu", "RawImage", "ReplicaInfo", "Replicated", "Restored",
-    "SeedExported", "SeedImported", "Serving", "Status", "Tracking", "Verified", "adopt", "agent", "check_image",
-    "convert", "create_vhdx", "export_hrl", "export_seed", "host_identity", "image_map", "import_seed", "info",
-    "init_identity", "open_image", "open_point", "pair", "peers", "points", "prune", "raise_epoch",
+    "SeedExported", "SeedImported", "Serving", "Status", "Tracking", "Verified", "adopt", "agent", "cancel_resync",
+    "check_image", "convert", "create_vhdx", "export_hrl", "export_seed", "host_identity", "image_map", "import_seed",
+    "info", "init_identity", "open_image", "open_point", "pair", "peers", "points", "prune", "raise_epoch",
     "registration_key", "renew_identity", "replicate", "replicate_logs", "restore", "revoke", "serve", "track",
     "tracking_status", "verify", "watch",
 ]  # fmt: skip

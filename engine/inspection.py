@@ -10,7 +10,7 @@ from secondsite.engine.files import Files, LocalFiles
 from secondsite.engine.images import Image, open_image
 from secondsite.engine.images.formats import describe
 from secondsite.engine.remote import reach, url
-from secondsite.engine.replica import chain
+from secondsite.engine.replica import chain, comparison
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.identity import Identity
 from secondsite.engine.replica.point import Point
@@ -35,6 +35,8 @@ def points(
 def _points(opened: Replica, warnings: list[str] | None) -> list[PointInfo]:
     _come_to_rest(opened)
     found = opened.points()
+    if (begun := comparison.pending(opened)) is not None:
+        opened.warn(f"{opened.layout.root}: {begun}: replicate --resync goes on, --resync-cancel drops it")
     problems = opened.known_damage() | chain.damage(opened)
     listed = [_describe(opened, point, problems.get(point.generation)) for point in found]
     listed += _waiting(opened)
@@ -122,7 +124,8 @@ def replica_info(replica: Replica) -> ReplicaInfo:
         for name in files.listdir(folder)
         if name.endswith((".undo", ".json", ".map"))
     )
-    clones, waits = _clones(identity), Waiting.of(replica)
+    clones, waits, begun = _clones(identity), Waiting.of(replica), comparison.pending(replica)
+    required = newest is not None and newest.generation in replica.known_damage()
     return ReplicaInfo(
         kind="replica",
         head=_whole(layout.head) if newest else None,
@@ -142,6 +145,8 @@ def replica_info(replica: Replica) -> ReplicaInfo:
         waits=waits is not None,
         held=len(waits.generations()) if waits else 0,
         held_bytes=waits.bytes() if waits else 0,
+        resync="pending" if begun is not None else "required" if required else None,
+        compared=begun.fraction if begun is not None else None,
     )
 
 

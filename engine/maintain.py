@@ -67,3 +67,16 @@ def raise_epoch(
         if epoch > opened.identity.epoch:
             opened.write_identity(opened.identity.raised(epoch))
         return opened.identity.epoch
+
+
+def cancel_resync(
+    replica: str | os.PathLike[str], *, files: Files | None = None, state: str | os.PathLike[str] | None = None
+) -> bool:
+    """Forget a resync that another host began and did not finish: what was compared and sent goes, the replica stays as
+    it is. Was there one? Raises Busy while that host is connected: a merge that has begun cannot be cancelled.
+    """
+    if url.is_remote(os.fspath(replica)):
+        return reach.cancel_resync(os.fspath(replica), state)
+    from secondsite.engine.remote.agent import resync
+
+    return resync.cancel(Replica.open(os.fspath(replica), files))

@@ -20,7 +20,7 @@ from secondsite.engine.images.raw import real_path
 from secondsite.engine.progress import Monitor, Progress
 from secondsite.engine.qemu.machine import Qemu
 from secondsite.engine.remote import url
-from secondsite.engine.replica import prune
+from secondsite.engine.replica import comparison, prune
 from secondsite.engine.replica.container import check_size
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.identity import Identity
@@ -82,17 +82,18 @@ def replicate(
     `link` says how often is tried again. Such a SOURCE may be a replica's folder: its newest point goes on to a third
     site.
 
-    `block_size` (bytes, a power of two from 4 KiB to 4 MiB) counts for a new replica; for an existing one it must
-    be its own. `codec` packs the undo deltas. `keep` drops all but the newest so many points afterwards. `limit` is
-    in bytes a second. `epoch`: refuse where the replica's is higher (DESIGN D9). `source_id` names the source where
-    its path does not; `accept_source` lets another image take the recorded one's place. `resync` trusts no map and
-    mends the head. `trust_mtime` skips the scan of a file that its times call unchanged. `history`: auto, undo or
-    clone. `head` is the format of a new replica's head: raw, vhdx or vhd. `tracker` is what follows the source:
-    auto chooses, see engine/trackers/choose.py, or a Tracker, which the caller closes. `qemu` is the QEMU that has
-    the source open just now. Of an NBD export with a dirty bitmap, `next_bitmap` is the one that marks every write
-    from this copy on, and is believed in the next cycle; `bitmap_since` is its name then, where the export calls it
-    otherwise. Each cycle also looks at `distrust` blocks that it did not name. `changed` is a file
-    with an extent list instead of a tracker. For `source_format` and `allow_parent_path` see open_image.
+    `block_size` (bytes, a power of two from 4 KiB to 4 MiB) counts for a new replica; for an existing one it must be
+    its own. `codec` packs the undo deltas. `keep` drops all but the newest so many points afterwards. `limit` is in
+    bytes a second. `epoch`: refuse where the replica's is higher (DESIGN D9). `source_id` names the source where its
+    path does not; `accept_source` lets another image take the recorded one's place. `resync` trusts no map and mends
+    the head; with an agent it may be interrupted, and `cancel_resync` drops it. `trust_mtime` skips the scan of a file
+    that its times call unchanged. `history`: auto, undo or clone. `head` is the format of a new replica's head: raw,
+    vhdx or vhd. `tracker` is what follows the source: auto chooses, see engine/trackers/choose.py, or a Tracker, which
+    the caller closes. `qemu` is the QEMU that has the source open just now. Of an NBD export with a dirty bitmap,
+    `next_bitmap` is the one that marks every write from this copy on, and is believed in the next cycle;
+    `bitmap_since` is its name then, where the export calls it otherwise. Each cycle also looks at `distrust` blocks
+    that it did not name. `changed` is a file with an extent list instead of a tracker. For `source_format` and
+    `allow_parent_path` see open_image.
 
     Raises Refused, Busy, SourceChanged, Damaged, Unreachable, Full, Cancelled or Usage. Whatever it raises, the
     replica holds every point that it held before.
@@ -110,7 +111,6 @@ def replicate(
         from secondsite.engine.remote import pace
         from secondsite.engine.remote.sending import outbound
 
-        outbound.refuse(resync=resync)
         route = link or outbound.Link(retries=0)
         if limit is not None or schedule is not None:
             route = dataclasses.replace(route, pace=pace.throttle(limit, schedule))
@@ -132,6 +132,7 @@ def replicate(
             chosen = choose.choose(choose.Asked(origin, opened, wish))
             result = _run(opened, origin, chosen, options, Monitor(progress, cancel, limit))
             if resync:
+                comparison.drop(opened)  # what another host began is done
                 _examine(opened, options, Monitor(progress))  # the cycle is committed: this is not to be cancelled
             pruned = prune.keep_newest(opened, keep) if keep is not None else 0
     finally:

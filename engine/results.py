@@ -65,7 +65,9 @@ class PointInfo:
 class ReplicaInfo:
     """`head` is the path of the plain image; None before the first point. `clones` of the source, which the clone
     tracker keeps beside it, hold `clone_bytes` that no other file does. One that `waits` for its seed holds so many
-    deltas for it, of `held_bytes`.
+    deltas for it, of `held_bytes`. `resync` is `pending` where another host began one that is not done yet, and
+    `compared` how much of the head it has compared, from 0 to 1; it is `required` where the newest point is known to be
+    damaged.
     """
 
     kind: str
@@ -86,6 +88,8 @@ class ReplicaInfo:
     waits: bool = False
     held: int = 0
     held_bytes: int = 0
+    resync: str | None = None
+    compared: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -378,12 +378,13 @@ class _Store:
 
 
 def rebuild(
-    image: Image, block_map: BlockMap, seed: int, *, workers: int = 1, monitor: Monitor | None = None
-) -> None:
-    """Fill an empty map with the hashes of an image."""
+    image: Image, block_map: BlockMap, seed: int, *, workers: int = 1, monitor: Monitor | None = None,
+    runs: Iterable[tuple[int, int]] | None = None,
+) -> None:  # fmt: skip
+    """Fill an empty map with the hashes of an image, or of these runs of its blocks (first, behind the last)."""
     Scan(
         image, None, _Store(block_map), size=block_map.image_size, block_size=block_map.block_size, seed=seed,
-        workers=workers, batch_bytes=1 * MIB, monitor=monitor or Monitor(),
+        workers=workers, batch_bytes=1 * MIB, monitor=monitor or Monitor(), runs=runs,
     ).run()  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from secondsite.engine.delta.blocks import batches
 from secondsite.engine.files import Files, LocalFiles
 from secondsite.engine.progress import Monitor, Progress
 from secondsite.engine.remote import url
-from secondsite.engine.remote.agent.receiver import alone
+from secondsite.engine.remote.agent.spool import alone
 from secondsite.engine.remote.patience import patiently
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.mend import Mending

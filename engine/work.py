@@ -91,12 +91,9 @@ class Work:
         if self.cycle is None and old is not None and same_size and self.mending.sealed:
             return "resync" if resync else "unchanged", old, history
         cycle = self._begin()
-        if (
-            resync and isinstance(cycle, InPlace) and old is not None and same_size and not cycle.kept
-            and self.mending.sealed
-        ):  # fmt: skip
-            cycle.discard()
-            return "resync", old, "undo"
+        if (mended := self._mended(cycle)) is not None:
+            mended.discard()
+            return "resync", mended.old, "undo"
         kind = "initial" if old is None else "resync" if resync else "delta"
         point = Point(
             cycle.generation, format_time(moment), self.size, cycle.seal(), kind, self.tracker, tally.read_bytes,
@@ -105,6 +102,12 @@ class Work:
         )  # fmt: skip
         cycle.commit(point)
         return kind, point, self._kept(cycle)
+
+    def _mended(self, cycle: Cycle) -> InPlace | None:
+        """The cycle, where it made the head what it should have been, and nothing else."""
+        if not isinstance(cycle, InPlace) or not self.options.resync or cycle.kept or not self.mending.sealed:
+            return None
+        return cycle if self.size == cycle.old.virtual_bytes else None
 
     def _kept(self, cycle: Cycle) -> str:
         """How the point before this cycle's is kept."""
@@ -115,12 +118,16 @@ class Work:
     def conclude(self, point: Point) -> tuple[str, Point, str]:
         """Commit as this very point; Damaged where what was put does not have its seal."""
         cycle = self._begin()
-        seal = cycle.seal()
+        mended = self._mended(cycle)
+        seal = cycle.seal() if mended is None else mended.old.seal
         if seal != point.seal:
             raise errors.Damaged(
                 f"what came leads to the seal {seal[:16]}, the source's is {point.seal[:16]}",
                 path=self.replica.layout.root,
             )
+        if mended is not None:
+            mended.discard()
+            return "resync", mended.old, "undo"
         cycle.commit(point)
         return point.kind, point, self._kept(cycle)
 

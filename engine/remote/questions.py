@@ -174,6 +174,12 @@ class Prune(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     drop: list[str] | None = None
 
 
+class CancelResync(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """As `engine.cancel_resync`. Answered by Count: one, or none."""
+
+    name: str
+
+
 class RaiseEpoch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """As `engine.raise_epoch`. Answered by Count."""
 
@@ -182,6 +188,6 @@ class RaiseEpoch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Count(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How many points went, or the epoch."""
+    """How many points or resyncs went, or the epoch."""
 
     count: int

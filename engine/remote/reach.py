@@ -83,6 +83,13 @@ def prune(replica: str, state: State, *, keep: int | None, drop: list[str] | Non
     return _count(replica, state, "prune", lambda name: q.Prune(name, keep, drop))
 
 
+def cancel_resync(replica: str, state: State) -> bool:
+    """By the agent; was one pending?"""
+    from secondsite.engine.remote import questions as q
+
+    return bool(_count(replica, state, "cancel-resync", lambda name: q.CancelResync(name)))
+
+
 def raise_epoch(replica: str, state: State, epoch: int) -> int:
     """By the agent; the epoch now."""
     from secondsite.engine.remote import questions as q

@@ -19,8 +19,10 @@ TABLE_PIECE = 1024 * 1024
 
 
 class Begin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """The source and how its replica is to be; checked as for a replica in a folder. The last two since version 2:
-    `keep` drops all but the newest points afterwards, `history` is how older ones are kept.
+    """The source and how its replica is to be; checked as for a replica in a folder. The last three since version 2:
+    `keep` drops all but the newest points afterwards, `history` is how older ones are kept. With `resync` the source is
+    compared with what the head really holds: State comes after any number of Looked and Answered, and Done is
+    followed by any number of Looked and Examined.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Begin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     accept_source: bool = False
     keep: int | None = None
     history: str = "auto"
+    resync: bool = False
 
 
 class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -95,6 +98,20 @@ class Done(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="done", 
     warnings: list[str] = []
 
 
+class Looked(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="looked"):
+    """Progress of a resync there: `done` of `total` bytes."""
+
+    stage: str
+    done: int
+    total: int
+
+
+class Examined(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="examined"):
+    """All was looked at after a resync; what is still damaged."""
+
+    warnings: list[str]
+
+
 MAX_WARNINGS = 100
 
 
@@ -116,7 +133,7 @@ class Expect(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 FromSource = Ask | Frames | Finish
-FromReplica = Spooled | Answered | Done
+FromReplica = Spooled | Answered | Done | Looked | Examined
 
 
 def from_source(data: bytes, peer: str) -> FromSource:
@@ -135,7 +152,7 @@ def from_replica(data: bytes, peer: str) -> FromReplica:
 
 def check_version(version: int, begin: Begin, peer: str) -> None:
     """Raises Refused where the agent is too old for what is asked of it."""
-    new = {"keep": begin.keep is not None, "history": begin.history != "auto"}
+    new = {"keep": begin.keep is not None, "history": begin.history != "auto", "resync": begin.resync}
     asked = [f"--{name}" for name, given in new.items() if given]
     if version < 2 and asked:
         raise errors.Refused(f"its agent is too old for {' and '.join(asked)}; it must be updated", path=peer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from types import TracebackType
 
 from secondsite.engine import errors, scan
@@ -18,16 +19,17 @@ class Mending:
     """A context with two maps. `previous`: what the head holds, to scan against; None before the first generation.
     `logical`: what it should hold, the head's own map, open for writing. They are one, unless this is a resync.
     `lazily`: pages of a map are checked only when they are read, which is for cycles that read few of them.
+    `compared` is what a resync has found in the head, by replica/comparison.py; it is hashed here without that.
     `sealed`: does `logical` have the seal of the newest point? Only then can a cycle without changes end without a
     new generation.
     """
 
     def __init__(
         self, replica: Replica, old: Point | None, resync: bool, workers: int, monitor: Monitor, *,
-        lazily: bool = False,
+        lazily: bool = False, compared: BlockMap | None = None,
     ) -> None:  # fmt: skip
         self.replica, self.old, self.resync = replica, old, resync
-        self.workers, self.monitor, self.lazily = workers, monitor, lazily
+        self.workers, self.monitor, self.lazily, self.compared = workers, monitor, lazily, compared
         self.previous: BlockMap | None = None
         self._logical: BlockMap | None = None
         self.sealed = True
@@ -53,18 +55,19 @@ class Mending:
 
     def _close(self) -> None:
         for block_map in (self.previous, self._logical):
-            if block_map is not None:
+            if block_map is not None and block_map is not self.compared:
                 block_map.close()
 
     def _open(self, old: Point) -> None:
         if self.resync:
-            self.previous = self._hash_head(old)
+            self.previous = self._found(old)
             try:
                 self._logical = open_checked(self.replica, old)
             except errors.Damaged as error:
                 self._logical = self._replace(old, self.previous, error)
             self.sealed = self._logical.seal().hex() == old.seal
-            _doubt(self.previous, self._logical)
+            if self.compared is None:
+                doubt(self.previous, self._logical)
             return
         held_bytes = self._head_bytes()
         if held_bytes != old.virtual_bytes:
@@ -89,6 +92,13 @@ class Mending:
             return self.replica.files.size(layout.head)
         with self.replica.open_head() as head:
             return head.size
+
+    def _found(self, old: Point) -> BlockMap:
+        """What the head holds; its size is right afterwards."""
+        if self.compared is None:
+            return self._hash_head(old)
+        self._open_head(old).close()
+        return self.compared
 
     def _hash_head(self, old: Point) -> BlockMap:
         replica = self.replica
@@ -137,12 +147,25 @@ class Mending:
         return self.replica.open_map(path, "rw")
 
 
-def _doubt(previous: BlockMap, logical: BlockMap) -> None:
+# A hash that no block has.
+_NONE = b"\xff" * 16
+
+
+def doubt(previous: BlockMap, logical: BlockMap) -> int:
     """Give blocks of the head that are not what its map says a hash that no block has: whatever the source holds
-    there is then written and entered, also where the head holds it already."""
+    there is then written and entered, also where the head holds it already. How many there are.
+    """
+    count = 0
     for page in range(previous.pages):
         for blocks in differing_blocks(previous, logical, page):
-            previous.store(blocks, b"\xff" * 16 * len(blocks), len(blocks))
+            previous.store(blocks, _NONE * len(blocks), len(blocks))
+            count += len(blocks)
+    return count
+
+
+def doubt_block(previous: BlockMap, block: int) -> None:
+    """The same for a block that the head does not hold whole."""
+    previous.store(array("Q", [block]), _NONE, 1)
 
 
 def open_checked(replica: Replica, old: Point, *, lazily: bool = False) -> BlockMap:

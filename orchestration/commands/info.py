@@ -70,6 +70,7 @@ def _replica(found: engine.ReplicaInfo) -> None:
             ("epoch", str(found.epoch)),
             ("id", found.replica_id),
             *clones,
+            *_resync(found),
         ]
     )
 
@@ -79,6 +80,13 @@ def _no_head(found: engine.ReplicaInfo) -> str:
         return "none yet: the first cycle has not been completed"
     held = f"{found.held} delta{'s' * (found.held != 1)} of {format_size(found.held_bytes)}"
     return f"none yet: it waits for its seed, and holds {held} for it"
+
+
+def _resync(found: engine.ReplicaInfo) -> list[tuple[str, str]]:
+    if found.resync is None:
+        return []
+    told = f"pending, {int(100 * found.compared)} % compared" if found.compared is not None else "required"
+    return [("resync", told)]
 
 
 def _size(count: int) -> str:

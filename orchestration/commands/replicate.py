@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Bring a replica up to date with a disk image.")
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE")
+@click.argument("sources", nargs=-1, metavar="SOURCE")
 @click.argument("replica")
 @click.option("--hrl", is_flag=True, help="SOURCE… are logs of Hyper-V Replica, to be applied to the replica.")
 @click.option("--block-size", type=SIZE, help="Unit of tracking of a new replica, 4K to 4M.  [default: 64K]")
@@ -51,6 +51,10 @@ if TYPE_CHECKING:
 @click.option("--source-id", metavar="NAME", help="Know the source by this name instead of its path.")
 @click.option("--accept-source", is_flag=True, help="Let this image take the place of the recorded source.")
 @click.option("--resync", is_flag=True, help="Trust no block map: hash both sides, mend what is damaged.")
+@click.option(
+    "--resync-cancel", "cancels", is_flag=True,
+    help="Drop what a --resync over the network has compared and sent: REPLICA stays as it is. Without SOURCE.",
+)  # fmt: skip
 @click.option("--trust-mtime", is_flag=True, help="Skip the scan where the file's times say that it is unchanged.")
 @click.option(
     "--tracker", metavar="NAME", default="auto", show_default=True,
@@ -85,9 +89,10 @@ if TYPE_CHECKING:
 @state_option
 @json_option
 def command(
-    sources: tuple[str, ...], replica: str, hrl: bool, as_json: bool, threads: int | None, every: float | None,
-    retries: int | None, retry_delays: str | None, metrics: str | None, **options: Any,
-) -> None:
+    sources: tuple[str, ...], replica: str, hrl: bool, cancels: bool, as_json: bool, threads: int | None,
+    every: float | None, retries: int | None, retry_delays: str | None, metrics: str | None,
+    **options: Any,
+) -> None:  # fmt: skip
     """Bring the replica in the folder REPLICA up to date with the disk image SOURCE.
 
     The first time all of SOURCE is copied; afterwards it is read, and what changed moves. Each cycle that changed
@@ -101,12 +106,16 @@ def command(
     secondsite replicate vm.qcow2 /backup/vm --qmp /run/vm.qmp --guest-agent /run/vm.agent
     secondsite replicate --hrl vm-1.hrl vm-2.hrl /backup/vm
     secondsite replicate vm.raw /backup/vm --watch 1 --keep 3600
+    secondsite replicate vm.raw secondsite://backup.example/vm --resync
 
     With --watch it goes on until SIGINT or SIGTERM: a cycle that is due while one runs begins when that one ends, and
     counts as missed. What may pass is tried again, after 1, 2, 4, 8, 10 and then every 30 minutes, sooner where cycles
     are closer together; what does not ends the program with its exit status. --json prints an object for each cycle.
     """
-    if not hrl and len(sources) != 1:
+    if cancels:
+        _cancel(sources, replica, options["state"], as_json)
+        return
+    if (not hrl and len(sources) != 1) or not sources:
         raise click.UsageError("one SOURCE and one REPLICA were expected")
     options["link"] = _link(replica, retries, retry_delays)
     if every is not None:
@@ -131,6 +140,16 @@ def command(
     else:
         click.echo(describe(done))
         click.echo(follow(done))
+
+
+def _cancel(sources: tuple[str, ...], replica: str, state: str | None, as_json: bool) -> None:
+    if sources:
+        raise click.UsageError("--resync-cancel takes REPLICA alone")
+    found = engine.cancel_resync(replica, state=state)
+    if as_json:
+        output.print_json({"cancelled": found})
+    else:
+        click.echo("the resync was dropped; the replica is as it was" if found else "no resync is pending")
 
 
 def _link(replica: str, retries: int | None, delays: str | None) -> Any:

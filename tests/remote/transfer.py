@@ -95,13 +95,13 @@ class Pair:
     def cycle(
         self, proxy: Proxy | None = None, sent: Sent | None = None, tracker: Tracker | None = None, *,
         codec: tuple[int, int] | None = None, workers: int = 2, epoch: int | None = None, source: str = "name:disk",
-        accept: bool = False, **more: Any,
+        accept: bool = False, block: int = BLOCK, **more: Any,
     ) -> Sending:  # fmt: skip
         """One attempt over a new connection; what it raises is what the source's side sees. `more` goes into Begin."""
         proxy = proxy or Proxy()
         origin = Source(self.image, source.partition(":")[2])
         begin = talk.Begin(
-            name="disk", source=source, source_format="raw", size=0, block_size=BLOCK, epoch=epoch,
+            name="disk", source=source, source_format="raw", size=0, block_size=block, epoch=epoch,
             accept_source=accept, **more,
         )  # fmt: skip
         with ThreadPoolExecutor(1) as pool:

@@ -7,8 +7,9 @@ from dataclasses import replace
 from secondsite.engine import errors, units
 from secondsite.engine.blockmap import BlockMap
 from secondsite.engine.remote import maps, talk
-from secondsite.engine.remote.agent.receiver import MAX_NAME, alone
+from secondsite.engine.remote.agent.receiver import MAX_NAME
 from secondsite.engine.remote.agent.request import Request
+from secondsite.engine.remote.agent.spool import alone
 from secondsite.engine.remote.link import protocol
 from secondsite.engine.remote.link.calls import Call
 from secondsite.engine.remote.sending import plan

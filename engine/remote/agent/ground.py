@@ -22,10 +22,16 @@ Made = tuple[str, Point, str]
 
 
 class Ground(ABC):
-    """`old` is the newest point (None before the first) and `previous` its block map."""
+    """`old` is the newest point (None before the first); `previous` is the block map that the source is compared with,
+    of which `seal` is the seal.
+    """
 
     old: Point | None
     previous: BlockMap | None
+
+    @property
+    def seal(self) -> str:
+        return self.old.seal if self.old is not None else ""
 
     @abstractmethod
     def newest(self) -> Point | None:
@@ -58,16 +64,7 @@ class Standing(Ground):
 
     def apply(self, held: spool.Spool, point: Point, stopping: Callable[[], bool]) -> Made:
         work = Work(self.replica, self.old, point.virtual_bytes, self.options, self.mending)
-        try:
-            if isinstance(held, arrival.Arrival):
-                work.cycle = held.settled()
-            else:
-                for batch in _until(held.batches(self.replica.identity.seed), stopping):
-                    work.put(batch, 0)
-            return work.conclude(point)
-        except BaseException:
-            work.abort()
-            raise
+        return commit(work, held, point, stopping)
 
 
 class OnItsWay(Ground):
@@ -86,6 +83,20 @@ class OnItsWay(Ground):
         seed = self.waits.replica.identity.seed
         self.waits.hold(lambda: _until(held.batches(seed), stopping), self.old, point, self.options.packing)
         return "held", point, "held"
+
+
+def commit(work: Work, held: spool.Spool, point: Point, stopping: Callable[[], bool]) -> Made:
+    """See Ground.apply."""
+    try:
+        if isinstance(held, arrival.Arrival):
+            work.cycle = held.settled()
+        else:
+            for batch in _until(held.batches(work.replica.identity.seed), stopping):
+                work.put(batch, 0)
+        return work.conclude(point)
+    except BaseException:
+        work.abort()
+        raise
 
 
 def _until(batches: Iterator[Batch], stopping: Callable[[], bool]) -> Iterator[Batch]:

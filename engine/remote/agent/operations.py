@@ -45,6 +45,7 @@ OPERATIONS = {
     "point": Operation(q.AtPoint, "read", reading.at_point),
     "verify": Operation(q.Verify, "read", upkeep.verify),
     "prune": Operation(q.Prune, "administer", upkeep.prune),
+    "cancel-resync": Operation(q.CancelResync, "send", upkeep.cancel_resync),
     "raise-epoch": Operation(q.RaiseEpoch, "administer", upkeep.raise_epoch),
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +17,7 @@ from secondsite.engine.delta import format as fmt
 from secondsite.engine.files import Files
 from secondsite.engine.progress import Monitor
 from secondsite.engine.remote import maps, talk
-from secondsite.engine.remote.agent import arrival, ground, spool
+from secondsite.engine.remote.agent import arrival, ground, resync, spool
 from secondsite.engine.remote.agent.meter import Counts
 from secondsite.engine.remote.link import protocol
 from secondsite.engine.remote.link.calls import Call
@@ -69,20 +69,40 @@ class Receiver:
         terms = admission.Terms(begin.block_size, begin.head, begin.epoch, begin.accept_source)
         replica = self._replica(begin, call.peer)
         with ExitStack() as stack:
-            stack.enter_context(alone(replica))
-            with replica.writing():
-                settle(replica, self.options, Monitor())
-                origin: Any = _Origin(begin.source, begin.source_format)
-                admission.admit(replica, origin, terms)
-                session = self._open(call, begin, replica, stack)
+            stack.enter_context(spool.alone(replica))
+            below = self._admit(begin, terms, replica, stack)
             with replica.reading():  # who reads is not kept waiting by a slow link
+                if below is None:
+                    below = resync.of(replica, self.options, call, self.stopping, stack)
+                session = self._open(call, begin, replica, below, stack)
                 said = session.receive()
-            return session.conclude(said)
+            point = session.conclude(said)
+            if begin.resync:
+                resync.examine(replica, call, self.stopping, self.options.workers)
+            return point
+
+    def _admit(
+        self, begin: talk.Begin, terms: admission.Terms, replica: Replica, stack: ExitStack
+    ) -> ground.Ground | None:
+        """What it starts from; None for a resync, which has yet to find out. Raises what forbids the cycle."""
+        origin: Any = _Origin(begin.source, begin.source_format)
+        if begin.resync:
+            resync.come_to_rest(replica)
+        with replica.writing():
+            if begin.resync:
+                admission.admit(replica, origin, terms)
+                self._check(begin, replica, resync.newest(replica, self.options))
+                return None
+            settle(replica, self.options, Monitor())
+            admission.admit(replica, origin, terms)
+            resync.refuse_pending(replica)
+            below = ground.of(replica, self.options, stack)
+            self._check(begin, replica, below.old)
+            return below
 
     def _take_options(self, begin: talk.Begin) -> None:
-        asked = replace(self.options, history=begin.history, keep=begin.keep)
-        if begin.history != "auto":
-            self.options = asked
+        history = self.options.history if begin.history == "auto" else begin.history
+        self.options = replace(self.options, history=history, keep=begin.keep, resync=begin.resync)
         if begin.keep is not None:
             self.dropping()
             self._drops = self.keep is None or begin.keep < self.keep
@@ -112,41 +132,33 @@ class Receiver:
         )  # fmt: skip
         return Replica.create(self.root, self.files, made, probe=self.options.history != "undo")
 
-    def _open(self, call: Call, begin: talk.Begin, replica: Replica, stack: ExitStack) -> _Session:
-        below = ground.of(replica, self.options, stack)
-        old, identity = below.old, replica.identity
+    def _check(self, begin: talk.Begin, replica: Replica, old: Point | None) -> None:
+        identity = replica.identity
         if self.options.history == "clone" and not replica.can_clone():
             raise errors.Refused("this file system cannot clone files", path=replica.layout.root)
         if begin.size > units.MAX_BLOCKS * identity.block_size:
-            raise errors.Usage(f"{begin.size} bytes are too many blocks of {identity.block_size}", path=call.peer)
+            told = f"{begin.size} bytes are too many blocks of {identity.block_size}"
+            raise errors.Usage(told, path=replica.layout.root)
         if old is not None and old.virtual_bytes != begin.size and identity.head_format != "raw":
             raise errors.Refused(
                 f"its head is of format {identity.head_format} and has {old.virtual_bytes} bytes, the source "
                 f"{begin.size}: only a raw head changes its size over the network",
                 path=replica.layout.root,
             )
+
+    def _open(
+        self, call: Call, begin: talk.Begin, replica: Replica, below: ground.Ground, stack: ExitStack
+    ) -> _Session:
+        old, identity = below.old, replica.identity
         token = spool.Token(
-            old.generation if old else 0, old.seal if old else "", identity.block_size, identity.epoch, begin.size,
-            begin.source,
-        )  # fmt: skip
+            old.generation if old else 0, below.seal, identity.block_size, identity.epoch, begin.size, begin.source
+        )
         held = arrival.of(
             replica, token, old.virtual_bytes if old else 0, lambda taken: call.send(talk.Answered(taken)),
             first=old is None,
         )  # fmt: skip
         stack.callback(held.close)
         return _Session(self, call, replica, below, held)
-
-
-@contextlib.contextmanager
-def alone(replica: Replica) -> Iterator[None]:
-    """One sender a replica, also while readers have it."""
-    lock = replica.files.lock(f"{replica.layout.root}/incoming.lock", exclusive=True)
-    if lock is None:
-        raise errors.Busy("is busy: another host sends to it; try again later", path=replica.layout.root)
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 class _Session:
@@ -166,7 +178,7 @@ class _Session:
         call.send(talk.State(
             replica_id=identity.replica_id, block_size=identity.block_size, seed=identity.seed,
             epoch=identity.epoch, generation=old.generation if old else 0,
-            virtual_bytes=old.virtual_bytes if old else 0, seal=old.seal if old else "",
+            virtual_bytes=old.virtual_bytes if old else 0, seal=self.ground.seal,
             spool_bytes=self.held.taken, spool_frames=len(self.held.offsets),
         ))  # fmt: skip
         self._began = time.monotonic()
@@ -237,7 +249,7 @@ class _Session:
 
     def _finish(self, said: talk.Finish) -> Point | None:
         old, size = self.ground.old, self.held.token.size
-        if not self.held.offsets and old is not None and old.virtual_bytes == size:
+        if not self.held.offsets and old is not None and old.virtual_bytes == size and not self.options.resync:
             if said.seal != old.seal:
                 raise errors.Damaged("nothing was sent, and yet it ends with another seal", path=self.call.peer)
             spool.drop(self.replica)
@@ -249,10 +261,11 @@ class _Session:
         return point
 
     def _apply(self, said: talk.Finish, old: Point | None, size: int) -> tuple[str, Point, str]:
+        kind = "initial" if old is None else "resync" if self.options.resync else "delta"
         point = Point(
-            (old.generation if old else 0) + 1, format_time(self.options.clock()), size, said.seal,
-            "delta" if old else "initial", said.tracker[:64], said.read_bytes, said.changed_bytes,
-            said.sent_bytes, self.replica.identity.epoch, self.replica.identity.replica_id.hex(),
+            (old.generation if old else 0) + 1, format_time(self.options.clock()), size, said.seal, kind,
+            said.tracker[:64], said.read_bytes, said.changed_bytes, said.sent_bytes, self.replica.identity.epoch,
+            self.replica.identity.replica_id.hex(),
         )  # fmt: skip
         try:
             return self.ground.apply(self.held, point, self.stopping)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import posixpath
 from array import array
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -225,3 +226,15 @@ def drop(replica: Replica) -> None:
     for name in ("incoming.json", "incoming.spool", "incoming.raw", "incoming.map"):
         replica.files.unlink(posixpath.join(replica.layout.root, name))
     replica.files.flush_dir(replica.layout.root)
+
+
+@contextmanager
+def alone(replica: Replica) -> Iterator[None]:
+    """One sender a replica, also while readers have it. Raises Busy."""
+    lock = replica.files.lock(f"{replica.layout.root}/incoming.lock", exclusive=True)
+    if lock is None:
+        raise errors.Busy("is busy: another host sends to it; try again later", path=replica.layout.root)
+    try:
+        yield
+    finally:
+        lock.release()

@@ -43,6 +43,10 @@ def prune(request: Request, call: Call, args: q.Prune) -> None:
     call.send(q.Count(maintain.prune(request.folder, keep=args.keep, drop=args.drop, files=request.files)))
 
 
+def cancel_resync(request: Request, call: Call, args: q.CancelResync) -> None:
+    call.send(q.Count(int(maintain.cancel_resync(request.folder, files=request.files))))
+
+
 def raise_epoch(request: Request, call: Call, args: q.RaiseEpoch) -> None:
     if not 0 <= args.epoch < 1 << 62:
         raise errors.Usage(f"{args.epoch} is no epoch")

@@ -76,7 +76,7 @@ def replicate(
         begin = talk.Begin(
             name=remote.name, source=origin.name, source_format=origin.format, size=0, block_size=terms.block_size,
             head=terms.head, epoch=terms.epoch, accept_source=terms.accept_source, keep=options.keep,
-            history=options.history,
+            history=options.history, resync=options.resync,
         )  # fmt: skip
         asking = _Asking(origin, wish, home)
         stack.callback(asking.close)
@@ -176,13 +176,6 @@ class _Cycle:
         """The agent may not have noticed yet that an attempt of ours has ended."""
         ours = _OURS_SECONDS if self.link.sent.attempts else 0.0
         return patiently(lambda: self.sender.run(connection), seconds=ours, check=self.sender.monitor.check)
-
-
-def refuse(**given: object) -> None:
-    """Raises Usage for arguments of `replicate` that mean nothing, or nothing yet, for another host's replica."""
-    for name, value in given.items():
-        if value:
-            raise errors.Usage(f"{name.replace('_', '-')} is not for a replica on another host")
 
 
 def _result(found: Sending, size: int, began: float, asking: _Asking, sent: Sent) -> Replicated:

@@ -6,13 +6,17 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
-from secondsite.engine import units
+from secondsite.engine import errors, units
 from secondsite.engine.blockmap import BlockMap
 from secondsite.engine.delta import format as fmt
+from secondsite.engine.progress import Monitor
 from secondsite.engine.remote import talk
 from secondsite.engine.remote.link import protocol
 from secondsite.engine.remote.link.calls import Call
+
+T = TypeVar("T", bound=talk.FromReplica)
 
 
 class Spooled:
@@ -61,6 +65,28 @@ def check(state: talk.State, peer: str) -> None:
         raise protocol.Garbled("a negative size", path=peer)
     if not 0 <= state.seed < 1 << 64 or state.virtual_bytes > size * units.MAX_BLOCKS:
         raise protocol.Garbled("a seed or size out of bounds", path=peer)
+
+
+def looked(call: Call, monitor: Monitor, end: type[T]) -> T:
+    """Show what a resync looks at there until it says that it has done so."""
+    stage, at = "", 0
+    while not isinstance(said := talk.from_replica(call.receive().control, call.peer), end):
+        if not isinstance(said, talk.Looked):
+            raise protocol.Garbled("an answer to nothing", path=call.peer)
+        if said.stage != stage:
+            stage, at = said.stage, 0
+            monitor.begin(stage[:40], max(said.total, 0))
+        monitor.advance(max(said.done - at, 0))
+        at = said.done
+    return said
+
+
+def examined(call: Call, monitor: Monitor) -> list[str]:
+    """What is still damaged after a resync. The point is there, whatever becomes of this."""
+    try:
+        return looked(call, monitor, talk.Examined).warnings[: talk.MAX_WARNINGS]
+    except errors.Error as error:
+        return [f"it is not known what of older points is lost ({error}); verify tells"]
 
 
 def fetch(call: Call, ask: talk.Ask) -> Iterator[bytes]:

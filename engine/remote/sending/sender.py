@@ -98,10 +98,12 @@ class Sender:
         size = self.origin.image.size
         talk.check_version(connection.version, self.begin, connection.peer)
         with connection.call(talk.OPERATION, msgspec.structs.replace(self.begin, size=size)) as call:
+            if self.begin.resync:
+                plan.looked(call, self.monitor, talk.Answered)
             state = protocol.decode(call.receive().control, talk.State, call.peer)
             plan.check(state, call.peer)
             self.sent.resumed(state.spool_bytes)
-            if not state.spool_frames and size == state.virtual_bytes and self.trusted(state):
+            if not self.begin.resync and not state.spool_frames and size == state.virtual_bytes and self.trusted(state):
                 done = _finish(call, 0, state.seal, "mtime", scan.Tally())
                 told = done.warnings[: talk.MAX_WARNINGS]
                 return Sending(state, done, scan.Tally(), "mtime", time.monotonic() - began, warnings=told)
@@ -109,12 +111,16 @@ class Sender:
                 if size > held.image_size:
                     held.resize(size)
                 spooled = plan.overlay(held, call, state, size)
-                return self._cycle(_Plan(call, state, held, spooled, size, began))
+                found = self._cycle(_Plan(call, state, held, spooled, size, began))
+            if self.begin.resync:
+                found.warnings.extend(plan.examined(call, self.monitor))
+            return found
 
     def _cycle(self, made: _Plan) -> Sending:
         state = made.state
         tracker = self.follow(state)
-        known = Have(state.replica_id.hex(), state.generation, state.seal) if state.generation else None
+        all_of_it = self.begin.resync or not state.generation
+        known = None if all_of_it else Have(state.replica_id.hex(), state.generation, state.seal)
         try:
             return self._over(made, tracker, known)
         except _Unmasked as error:

@@ -45,7 +45,9 @@ class Far:
 
     def becomes(self, seal: str) -> None:
         """The replica has a new newest point; what was known of the one before is forgotten."""
-        self.files.unlink(self.layout.checked)
+        for name in self.files.listdir(self.layout.root):
+            if name.startswith("checked"):
+                self.files.unlink(f"{self.layout.root}/{name}")
         self._file_under(seal)
 
     def point(self, generation: int) -> Any:
