@@ -58,32 +58,36 @@ def admit(replica: Replica, origin: Source, terms: Terms) -> None:
         if made != identity:
             replica.become(made)
         return
-    if block_size is not None and block_size != identity.block_size:
+    raised = admitted(identity, origin, terms, replica.layout.root)
+    if raised != identity or replica.warnings:
+        replica.write_identity(raised)
+
+
+def admitted(identity: Identity, origin: Source, terms: Terms, where: str) -> Identity:
+    """What a replica with points is once this source writes into it. Raises Refused, naming the place `where` it is."""
+    if terms.block_size is not None and terms.block_size != identity.block_size:
         raise errors.Refused(
-            f"its block size is {identity.block_size}, not {block_size}; it stays for a replica's life",
-            path=replica.layout.root,
+            f"its block size is {identity.block_size}, not {terms.block_size}; it stays for a replica's life",
+            path=where,
         )
-    if head is not None and head != identity.head_format:
+    if terms.head is not None and terms.head != identity.head_format:
         raise errors.Refused(
-            f"its head is of format {identity.head_format}, not {head}; it stays for a replica's life",
-            path=replica.layout.root,
+            f"its head is of format {identity.head_format}, not {terms.head}; it stays for a replica's life",
+            path=where,
         )
-    if epoch is not None and epoch < identity.epoch:
+    if terms.epoch is not None and terms.epoch < identity.epoch:
         raise errors.Refused(
-            f"is at epoch {identity.epoch}, this source at {epoch}: a failover happened in between",
-            path=replica.layout.root,
+            f"is at epoch {identity.epoch}, this source at {terms.epoch}: a failover happened in between", path=where
         )
     accepted = terms.accept_source or identity.adopted
     if not origin.follows(identity.source) and not accepted:
         raise errors.Refused(
             f"follows another image, {identity.source.partition(':')[2]} (--accept-source lets this one replace it)",
-            path=replica.layout.root,
+            path=where,
         )
     if origin.format != identity.source_format and not accepted:
         raise errors.Refused(
             f"follows an image of format {identity.source_format}, not {origin.format} (--accept-source allows it)",
-            path=replica.layout.root,
+            path=where,
         )
-    raised = identity.raised(max(identity.epoch, epoch or 0)).following(origin.name, origin.format)
-    if raised != identity or replica.warnings:
-        replica.write_identity(raised)
+    return identity.raised(max(identity.epoch, terms.epoch or 0)).following(origin.name, origin.format)

@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+from secondsite.engine.admission import Terms
+from secondsite.engine.delta import format as fmt
 from secondsite.engine.files import LocalFiles
 from secondsite.engine.files.memory import MemoryFiles
+from secondsite.engine.images import Image
 from secondsite.engine.images.memory import MemoryImage
 from secondsite.engine.progress import Monitor
 from secondsite.engine.remote.sending.mapcache import MapCache
+from secondsite.engine.remote.sending.sender import Sending, Transfer
+from secondsite.engine.source import Source
 from secondsite.engine.store.base import Failed, Store
 from secondsite.engine.store.log.reading import Replica, restore, verify
-from secondsite.engine.store.log.writing import Log, Wish, Written
+from secondsite.engine.store.log.writing import Into, attempt
+from secondsite.engine.trackers.scan import RangesTracker, ScanTracker
 
 BLOCK = 4096
+
+
+class Cycled(NamedTuple):
+    """How a cycle came out, and of what it sent."""
+
+    sending: Sending
+    generation: int
+    sent_bytes: int
+    map_bytes: int
+    resumed_blocks: int
 
 
 class Lab:
@@ -23,21 +40,37 @@ class Lab:
     memory.
     """
 
-    def __init__(self, store: Store, folder: str | None = None, **wish: Any) -> None:
-        self.folder = folder
-        self.store, self.wish = store, Wish(source="disk", block_size=BLOCK, **wish)
+    def __init__(
+        self, store: Store, folder: str | None = None, *, codec: tuple[int, int] | None = (fmt.LZ4, 1),
+        workers: int = 1, block_size: int = BLOCK,
+    ) -> None:  # fmt: skip
+        self.store, self.folder, self.codec, self.workers = store, folder, codec, workers
+        self.block_size: int | None = block_size
+        self.source = "disk"
         self.contents: dict[int, bytes] = {}
         self.forget()
 
     def forget(self) -> None:
-        files = LocalFiles() if self.folder else MemoryFiles()
-        self.cache = MapCache(self.folder or "/maps", files)
-        self.log = Log(self.store, files, self.cache)
+        self.files = LocalFiles() if self.folder else MemoryFiles()
+        self.cache = MapCache(self.folder or "/maps", self.files)
 
-    def cycle(self, data: bytes | bytearray) -> Written:
-        done = self.log.replicate(MemoryImage(bytes(data)), self.wish)
-        self.contents[done.head.generation] = bytes(data)
-        return done
+    def cycle(
+        self, data: bytes | bytearray | Image, store: Store | None = None, *,
+        named: list[tuple[int, int]] | None = None, **terms: Any,
+    ) -> Cycled:  # fmt: skip
+        """One attempt, through `store` where one is given. A tracker names what changed, or nobody does."""
+        origin = Source(MemoryImage(bytes(data)) if not isinstance(data, Image) else data, self.source)
+        into = Into(store or self.store, lambda: self.files.temporary(self.cache.folder))
+        tracker = ScanTracker(origin) if named is None else RangesTracker("test", origin, lambda: named)
+        transfer = Transfer(origin, lambda state: tracker, self.cache, codec=self.codec, workers=self.workers)
+        began = time.monotonic()
+        with attempt(into, origin, Terms(block_size=self.block_size, **terms)) as target:
+            found = transfer.attempt(target, origin.image.size, began)
+        if not isinstance(data, Image):
+            self.contents[found.done.generation] = bytes(data)
+        return Cycled(
+            found, found.done.generation, target.sent_bytes, target.map_bytes, target.spool.blocks
+        )
 
     def restored(self, generation: int) -> bytes:
         with Replica.open(self.store).point(generation) as point, MemoryImage() as output:

@@ -11,6 +11,7 @@ import time
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
@@ -21,12 +22,11 @@ from secondsite.engine.images import Stamp
 from secondsite.engine.progress import Monitor
 from secondsite.engine.remote import talk
 from secondsite.engine.remote.link import protocol
-from secondsite.engine.remote.link.calls import Call
 from secondsite.engine.remote.link.connection import Connection
 from secondsite.engine.remote.sending import plan
 from secondsite.engine.remote.sending.mapcache import MapCache
-from secondsite.engine.remote.sending.outlet import Outlet
 from secondsite.engine.remote.sending.tally import Sent
+from secondsite.engine.remote.sending.target import Called, Outflow, Target
 from secondsite.engine.source import Source
 from secondsite.engine.trackers.base import Cut, Have, Tracker
 from secondsite.engine.tracking import Marked
@@ -66,60 +66,54 @@ class _Unmasked(Exception):
 
 @dataclass(frozen=True)
 class _Plan:
-    """What an attempt goes by: the replica, its map with what is spooled laid over, and those blocks."""
+    """What an attempt goes by: the replica's end, its map with what is spooled laid over, and those blocks."""
 
-    call: Call
-    state: talk.State
+    target: Target
     held: BlockMap
     spooled: plan.Spooled
     size: int
     began: float
 
+    @property
+    def state(self) -> talk.State:
+        return self.target.state
 
-class Sender:
-    """Sends one source to one far replica over connections that the caller makes. `begin.size` is set by each attempt;
-    without a `codec` it is chosen as the transfer goes. `follow` gives the tracker for a replica, and is asked once an
-    attempt; it stays the caller's. `sample` blocks that the tracker did not name are looked at. Where `trusted` says so
-    of the replica's newest point, nothing is.
+
+class Transfer:
+    """Brings one source to one far replica. Without a `codec` it is chosen as the transfer goes. `follow` gives the
+    tracker for a replica, and is asked once an attempt; it stays the caller's. `sample` blocks that the tracker did not
+    name are looked at. Where `trusted` says so of the replica's newest point, nothing is; a `resync` reads all.
     """
 
     def __init__(
-        self, origin: Source, follow: Callable[[talk.State], Tracker], begin: talk.Begin, cache: MapCache, *,
+        self, origin: Source, follow: Callable[[talk.State], Tracker], cache: MapCache, *,
         codec: tuple[int, int] | None, workers: int = 1, monitor: Monitor | None = None, sent: Sent | None = None,
-        sample: int = 0, trusted: Callable[[talk.State], bool] = lambda state: False,
+        sample: int = 0, trusted: Callable[[talk.State], bool] = lambda state: False, resync: bool = False,
     ) -> None:  # fmt: skip
-        self.origin, self.follow, self.begin, self.cache = origin, follow, begin, cache
+        self.origin, self.follow, self.cache, self.resync = origin, follow, cache, resync
         self.codec, self.workers, self.monitor = codec, workers, monitor or Monitor()
         self.sent, self.sample, self.trusted = sent or Sent(), sample, trusted
 
-    def run(self, connection: Connection) -> Sending:
-        """One attempt. Raises what ended it; the cut is given back then, and what was spooled stays."""
-        began = time.monotonic()
-        size = self.origin.image.size
-        talk.check_version(connection.version, self.begin, connection.peer)
-        with connection.call(talk.OPERATION, msgspec.structs.replace(self.begin, size=size)) as call:
-            if self.begin.resync:
-                plan.looked(call, self.monitor, talk.Answered)
-            state = protocol.decode(call.receive().control, talk.State, call.peer)
-            plan.check(state, call.peer)
-            self.sent.resumed(state.spool_bytes)
-            if not self.begin.resync and not state.spool_frames and size == state.virtual_bytes and self.trusted(state):
-                done = _finish(call, 0, state.seal, "mtime", scan.Tally())
-                told = done.warnings[: talk.MAX_WARNINGS]
-                return Sending(state, done, scan.Tally(), "mtime", time.monotonic() - began, warnings=told)
-            with self.cache.working(state, lambda ask: plan.fetch(call, ask), call.peer) as held:
-                if size > held.image_size:
-                    held.resize(size)
-                spooled = plan.overlay(held, call, state, size)
-                found = self._cycle(_Plan(call, state, held, spooled, size, began))
-            if self.begin.resync:
-                found.warnings.extend(plan.examined(call, self.monitor))
-            return found
+    def attempt(self, target: Target, size: int, began: float) -> Sending:
+        """One attempt, with a source of `size` bytes. Raises what ended it; the cut is given back then, and what was
+        spooled stays.
+        """
+        state = target.state
+        self.sent.resumed(state.spool_bytes)
+        if not self.resync and not state.spool_frames and size == state.virtual_bytes and self.trusted(state):
+            done = target.finish(0, state.seal, "mtime", scan.Tally())
+            told = done.warnings[: talk.MAX_WARNINGS]
+            return Sending(state, done, scan.Tally(), "mtime", time.monotonic() - began, warnings=told)
+        with self.cache.working(state, target.hashes, target.peer) as held:
+            if size > held.image_size:
+                held.resize(size)
+            spooled = target.overlay(held, size)
+            return self._cycle(_Plan(target, held, spooled, size, began))
 
     def _cycle(self, made: _Plan) -> Sending:
         state = made.state
         tracker = self.follow(state)
-        all_of_it = self.begin.resync or not state.generation
+        all_of_it = self.resync or not state.generation
         known = None if all_of_it else Have(state.replica_id.hex(), state.generation, state.seal)
         try:
             return self._over(made, tracker, known)
@@ -140,12 +134,12 @@ class Sender:
                 before = origin.settled()
             cut.read_once()
             marked, sampled = self._marked(cut, made, drawn)
-            outlet = Outlet(made.call, state, made.held, self.codec, self.sent, self.workers)
+            outlet = made.target.outlet(made.held, self.codec, self.sent, self.workers)
             tally = self._scan(cut, made, outlet, marked)
             if not cut.frozen and origin.stamp() != before:
                 raise errors.SourceChanged("it was written while it was read", path=origin.path)
             made.held.resize(made.size)
-            done = _finish(made.call, outlet.bytes, made.held.seal().hex(), cut.tracker, tally)
+            done = made.target.finish(outlet.bytes, made.held.seal().hex(), cut.tracker, tally)
             warnings = [*cut.warnings, *done.warnings[: talk.MAX_WARNINGS]]
             self._keep(made.held, warnings)
             _acknowledge(cut, Have(state.replica_id.hex(), done.generation, done.seal), warnings)
@@ -182,7 +176,7 @@ class Sender:
             raise _Unmasked(f"{self.origin.path}: {told}; all is scanned")
         return marked, looked.blocks
 
-    def _scan(self, cut: Cut, made: _Plan, outlet: Outlet, marked: Marked | None) -> scan.Tally:
+    def _scan(self, cut: Cut, made: _Plan, outlet: Outflow, marked: Marked | None) -> scan.Tally:
         self.monitor.begin("send", made.size)
         return scan.Scan(
             cut.image, made.held, outlet, size=made.size, block_size=made.state.block_size, seed=made.state.seed,
@@ -191,24 +185,33 @@ class Sender:
         ).run()  # fmt: skip
 
 
+class Sender(Transfer):
+    """To an agent's replica, over connections that the caller makes. `begin.size` is set by each attempt."""
+
+    def __init__(
+        self, origin: Source, follow: Callable[[talk.State], Tracker], begin: talk.Begin, cache: MapCache, **more: Any
+    ) -> None:
+        super().__init__(origin, follow, cache, resync=begin.resync, **more)
+        self.begin = begin
+
+    def run(self, connection: Connection) -> Sending:
+        """One attempt."""
+        began, size = time.monotonic(), self.origin.image.size
+        talk.check_version(connection.version, self.begin, connection.peer)
+        with connection.call(talk.OPERATION, msgspec.structs.replace(self.begin, size=size)) as call:
+            if self.resync:
+                plan.looked(call, self.monitor, talk.Answered)
+            state = protocol.decode(call.receive().control, talk.State, call.peer)
+            plan.check(state, call.peer)
+            found = self.attempt(Called(call, state), size, began)
+            if self.resync:
+                found.warnings.extend(plan.examined(call, self.monitor))
+            return found
+
+
 def _ranges(drawn: array[int], state: talk.State) -> list[tuple[int, int]]:
     block, size = state.block_size, state.virtual_bytes
     return [(number * block, min(block, size - number * block)) for number in drawn]
-
-
-def _finish(call: Call, sent_bytes: int, seal: str, tracker: str, tally: scan.Tally) -> talk.Done:
-    call.send(talk.Finish(
-        seal=seal, tracker=tracker, read_bytes=tally.read_bytes, changed_bytes=tally.changed_bytes,
-        sent_bytes=sent_bytes,
-    ))  # fmt: skip
-    while True:
-        said = talk.from_replica(call.receive().control, call.peer)
-        if isinstance(said, talk.Done):
-            if said.seal != seal:
-                raise errors.Damaged("it committed another seal than was sent", path=call.peer)
-            return said
-        if not isinstance(said, talk.Answered):
-            raise protocol.Garbled("an answer to nothing", path=call.peer)
 
 
 def _acknowledge(cut: Cut, have: Have, warnings: list[str]) -> None:

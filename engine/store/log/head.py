@@ -39,8 +39,14 @@ class Head:
 
     replica_id: str
     epoch: int
+    source: str
+    source_format: str
     points: tuple[Row, ...]
     etag: str = ""
+
+    def of(self, identity: Identity) -> Identity:
+        """What the replica is now: whom it follows and in which epoch may change, and only the head says it."""
+        return identity.raised(self.epoch).following(self.source, self.source_format)
 
     @property
     def generation(self) -> int:
@@ -51,15 +57,19 @@ class Head:
         """Unlike every head before: a store's etag may be a digest of this."""
         rows = [[row.generation, row.time, row.virtual_bytes, row.changed_bytes, row.kind, row.digest]
                 for row in self.points]  # fmt: skip
-        return record.pack(
-            {"replica_id": self.replica_id, "epoch": self.epoch, "turn": os.urandom(8).hex(), "points": rows}
-        )
+        return record.pack({
+            "replica_id": self.replica_id, "epoch": self.epoch, "source": self.source,
+            "source_format": self.source_format, "turn": os.urandom(8).hex(), "points": rows,
+        })  # fmt: skip
 
-    def with_point(self, row: Row) -> Head:
-        """One point more. Raises Refused where there are too many."""
+    def with_point(self, row: Row, identity: Identity) -> Head:
+        """One point more, of what the replica is from now on. Raises Refused where there are too many."""
         if len(self.points) >= MAX_POINTS:
             raise errors.Refused(f"a replica in a store has at most {MAX_POINTS} points; prune some first")
-        return replace(self, points=(*self.points, row))
+        return replace(
+            self, epoch=identity.epoch, source=identity.source, source_format=identity.source_format,
+            points=(*self.points, row),
+        )  # fmt: skip
 
 
 def create(store: Store, identity: Identity) -> Identity:
@@ -79,7 +89,8 @@ def begin(store: Store, identity: Identity) -> None:
     if any(store.list("points/")):
         raise errors.Damaged("the head is missing, and there are manifests", path=store.path(HEAD))
     try:
-        store.put_if_absent(HEAD, Head(identity.replica_id.hex(), identity.epoch, ()).pack())
+        made = Head(identity.replica_id.hex(), identity.epoch, identity.source, identity.source_format, ())
+        store.put_if_absent(HEAD, made.pack())
     except Exists:
         pass
 
@@ -105,7 +116,8 @@ def load(store: Store, identity: Identity) -> Head:
     rows = [_row(row, path) for row in record.field(fields, "points", list, path)]
     if any(one.generation >= two.generation for one, two in pairwise(rows)):
         raise errors.Damaged("its points do not ascend", path=path)
-    return Head(identity.replica_id.hex(), epoch, tuple(rows), found.etag)
+    source = record.field(fields, "source", str, path), record.field(fields, "source_format", str, path)
+    return Head(identity.replica_id.hex(), epoch, *source, tuple(rows), found.etag)
 
 
 def _row(said: Any, path: str) -> Row:
@@ -135,7 +147,7 @@ def move(store: Store, head: Head, fence: Fence) -> Head:
     return replace(head, etag=etag)
 
 
-def raise_epoch(store: Store, head: Head, fence: Fence) -> Head:
-    """Put the same head there in the next epoch. Raises Changed or Fenced."""
-    raised = replace(head, epoch=head.epoch + 1)
-    return replace(raised, etag=store.replace(HEAD, raised.pack(), head.etag, {"epoch": str(raised.epoch)}, fence))
+def become(store: Store, head: Head, identity: Identity, fence: Fence) -> Head:
+    """Put the same points there, of what the replica is from now on. Raises Changed or Fenced."""
+    made = replace(head, epoch=identity.epoch, source=identity.source, source_format=identity.source_format)
+    return replace(made, etag=store.replace(HEAD, made.pack(), head.etag, {"epoch": str(made.epoch)}, fence))

@@ -1,0 +1,78 @@
+"""The replica's end of one attempt, as the sender sees it: an agent behind a call, or what a store holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from secondsite.engine import errors, scan
+from secondsite.engine.batch import Batch
+from secondsite.engine.blockmap import BlockMap
+from secondsite.engine.remote import talk
+from secondsite.engine.remote.link import protocol
+from secondsite.engine.remote.link.calls import Call
+from secondsite.engine.remote.sending import plan
+from secondsite.engine.remote.sending.outlet import Outlet
+from secondsite.engine.remote.sending.tally import Sent
+
+
+class Outflow(Protocol):
+    """A scan's sink, which counts the `bytes` of frames that it sends."""
+
+    @property
+    def bytes(self) -> int: ...
+
+    def put(self, batch: Batch, worker: int) -> None: ...
+
+
+class Target(Protocol):
+    """`state` is what the replica has at the attempt's beginning, and `peer` how errors call it."""
+
+    @property
+    def state(self) -> talk.State: ...
+
+    @property
+    def peer(self) -> str: ...
+
+    def hashes(self, ask: talk.Ask) -> Iterator[bytes]:
+        """What a map's cache asks for."""
+
+    def overlay(self, held: BlockMap, size: int) -> plan.Spooled:
+        """Lay over the newest point's map what an attempt before has brought; those blocks."""
+
+    def outlet(self, held: BlockMap, codec: tuple[int, int] | None, sent: Sent, workers: int) -> Outflow:
+        """Where a scan's changes go; `held` becomes the map of what the replica will have."""
+
+    def finish(self, sent_bytes: int, seal: str, tracker: str, tally: scan.Tally) -> talk.Done:
+        """Commit what went out, which has this seal. Raises Damaged where something else was committed."""
+
+
+class Called:
+    """An agent's end, over an open call in which it has said what it has."""
+
+    def __init__(self, call: Call, state: talk.State) -> None:
+        self.call, self.state, self.peer = call, state, call.peer
+
+    def hashes(self, ask: talk.Ask) -> Iterator[bytes]:
+        return plan.fetch(self.call, ask)
+
+    def overlay(self, held: BlockMap, size: int) -> plan.Spooled:
+        return plan.overlay(held, self.call, self.state, size)
+
+    def outlet(self, held: BlockMap, codec: tuple[int, int] | None, sent: Sent, workers: int) -> Outlet:
+        return Outlet(self.call, self.state, held, codec, sent, workers)
+
+    def finish(self, sent_bytes: int, seal: str, tracker: str, tally: scan.Tally) -> talk.Done:
+        call = self.call
+        call.send(talk.Finish(
+            seal=seal, tracker=tracker, read_bytes=tally.read_bytes, changed_bytes=tally.changed_bytes,
+            sent_bytes=sent_bytes,
+        ))  # fmt: skip
+        while True:
+            said = talk.from_replica(call.receive().control, call.peer)
+            if isinstance(said, talk.Done):
+                if said.seal != seal:
+                    raise errors.Damaged("it committed another seal than was sent", path=call.peer)
+                return said
+            if not isinstance(said, talk.Answered):
+                raise protocol.Garbled("an answer to nothing", path=call.peer)
