@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from secondsite.engine import errors, prometheus
-from secondsite.engine.prometheus import Family
+from secondsite.engine import errors
+from secondsite.engine.figures import Family
 from secondsite.engine.remote import url
 
 if TYPE_CHECKING:
@@ -52,7 +52,9 @@ class Vitals:
 
     def text(self) -> str:
         """All figures of now."""
-        return prometheus.text(self._families())
+        from secondsite.engine import exporter
+
+        return exporter.text(self._families())
 
     def _families(self) -> Iterator[Family]:
         now = self._now
@@ -97,9 +99,11 @@ def told(
     if where is None:
         yield observe, None
         return
+    from secondsite.engine import exporter
+
     name = os.fspath(replica)
     vitals = _far(name, options) if url.is_remote(name) else Vitals(os.path.abspath(name))
-    server = prometheus.Server(*where, vitals.text)
+    server = exporter.Server(*where, vitals.text)
 
     def both(now: Status) -> None:
         vitals.observe(now)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from secondsite.engine import errors, prometheus
+from secondsite.engine import errors
 from secondsite.engine.remote import url
 from secondsite.engine.remote.home import Home
 from secondsite.engine.remote.trust import access, expiry, identity, pairing
@@ -128,7 +128,9 @@ def agent(
         made = stack.enter_context(Agent(root, Home.of(state), keep=keep))
         told = None
         if metrics is not None:
-            told = prometheus.Server(*metrics, made.figures)
+            from secondsite.engine import exporter
+
+            told = exporter.Server(*metrics, made.figures)
             stack.callback(told.close)
         address = url.address(*made.listen(*listen))
         yield AgentAt(address, made.root.path, made.identity.pin, told.address if told else None)

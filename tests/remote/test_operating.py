@@ -25,7 +25,7 @@ from hosting import site, soon
 
 from secondsite import engine
 from secondsite.engine import errors
-from secondsite.engine.prometheus import Server
+from secondsite.engine.exporter import Server
 from secondsite.engine.remote import talk
 from secondsite.engine.remote.link import protocol
 
@@ -185,7 +185,7 @@ def test_figures_tell_what_came_and_how_old_the_replicas_are(tmp_path: Path) -> 
         assert second['secondsite_cycles_total{replica="disk"}'] == 2
         with pytest.raises(errors.Refused):
             engine.replicate(source, there.url("nobodys"), state=state)
-        assert parsed(there.agent.figures())['secondsite_errors_total{replica="",kind="Refused"}'] == 1
+        assert parsed(there.agent.figures())['secondsite_errors_total{kind="Refused",replica=""}'] == 1
         assert not any("nobodys" in series or "odd" in series for series in parsed(there.agent.figures()))
         days = {name: value for name, value in parsed(there.agent.figures()).items() if "certificate" in name}
         assert list(days) == ['secondsite_certificate_days{peer=""}', 'secondsite_certificate_days{peer="source"}']

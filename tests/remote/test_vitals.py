@@ -48,7 +48,8 @@ class Told:
         """By names without the prefix and the replica; a counter that goes back is an error."""
         found = {}
         for series, value in parsed(self.text()).items():
-            name = series.removeprefix("secondsite_").replace(f'replica="{self.replica}"', "").replace("{,", "{")
+            name = series.removeprefix("secondsite_").replace(f'replica="{self.replica}"', "")
+            name = name.replace("{,", "{").replace(",}", "}").replace(",,", ",")
             found[name.removesuffix("{}")] = value
         for name, value in self.before.items():
             assert "_total" not in name or found[name] >= value, name

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 
 from secondsite.engine import errors
-from secondsite.engine.prometheus import Family
+from secondsite.engine.figures import Family
 from secondsite.engine.remote.agent.confined import ConfinedFiles, Root
 from secondsite.engine.remote.agent.meter import Counts, Meter
 from secondsite.engine.remote.trust import expiry

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from secondsite.engine import errors, prometheus
+from secondsite.engine import errors, exporter
 from secondsite.engine.remote import url
 from secondsite.engine.remote.agent import metrics
 from secondsite.engine.remote.agent.confined import Root
@@ -85,7 +85,7 @@ class Agent:
             ends = expiry.at_agent(self.home)
         except errors.Error:
             ends = []  # the agent's log says why
-        return prometheus.text(metrics.families(self.meter, self.root, connections, ends))
+        return exporter.text(metrics.families(self.meter, self.root, connections, ends))
 
     # -- strangers -----------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from secondsite.engine import errors
-from secondsite.engine.prometheus import Family
+from secondsite.engine.figures import Family
 from secondsite.engine.remote import url
 from secondsite.engine.remote.home import Home
 from secondsite.engine.remote.trust import access, agents, certificate, identity

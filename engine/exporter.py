@@ -1,16 +1,23 @@
-"""Figures for Prometheus: its text format, and a small HTTP server that tells them on an address of their own."""
+"""Figures for Prometheus: its text format, and a small HTTP server that tells them on an address of their own.
+
+The client's own server takes a thread for each question and has no bound on either; this one answers one at a time.
+"""
 
 from __future__ import annotations
 
 import logging
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from socketserver import TCPServer
-from typing import Literal, NamedTuple
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
 
 from secondsite.engine import errors
+from secondsite.engine.figures import Family
 
 log = logging.getLogger("secondsite.metrics")
 
@@ -18,33 +25,28 @@ log = logging.getLogger("secondsite.metrics")
 _ASK_SECONDS = 5.0
 
 
-class Family(NamedTuple):
-    """One metric: `samples` are labels and values. A counter's name ends in `_total`."""
+class _Told(Collector):
+    def __init__(self, families: Iterable[Family]) -> None:
+        self._families = families
 
-    name: str
-    kind: Literal["gauge", "counter"]
-    about: str
-    samples: Iterable[tuple[Mapping[str, str], float]]
+    def collect(self) -> Iterator[Metric]:
+        for family in self._families:
+            metric = Metric(family.name.removesuffix("_total"), family.about, family.kind)
+            for labels, value in family.samples:
+                metric.add_sample(family.name, {name: _printable(text) for name, text in labels.items()}, value)
+            yield metric
 
 
 def text(families: Iterable[Family]) -> str:
     """All of them, in the text format 0.0.4."""
-    return "".join(f"{line}\n" for family in families for line in _lines(family))
+    registry = CollectorRegistry()
+    registry.register(_Told(families))
+    return generate_latest(registry).decode()
 
 
-def _lines(family: Family) -> Iterator[str]:
-    yield f"# HELP {family.name} {family.about}"
-    yield f"# TYPE {family.name} {family.kind}"
-    for labels, value in family.samples:
-        told = ",".join(f'{name}="{_escaped(text)}"' for name, text in labels.items())
-        number = f"{value:.3f}" if isinstance(value, float) else str(value)
-        yield f"{family.name}{{{told}}} {number}" if told else f"{family.name} {number}"
-
-
-def _escaped(value: str) -> str:
+def _printable(value: str) -> str:
     """A path may hold anything, also bytes that are no text."""
-    whole = value.encode("utf-8", "backslashreplace").decode()
-    return whole.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return value.encode("utf-8", "backslashreplace").decode()
 
 
 class Server:
