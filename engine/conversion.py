@@ -57,32 +57,51 @@ def convert(
     Zeros are left out; every block is read back and compared. The output appears under its name when it is whole and
     durable. Raises Refused where it exists, SourceChanged where the source was written meanwhile.
     """
-    began, files = time.monotonic(), LocalFiles()
-    target = os.fspath(output)
-    folder, name = posixpath.split(target)
-    partial = posixpath.join(folder, f".{name}.secondsite-partial")
-    if files.exists(target):
-        raise errors.Refused("exists; name another file", path=target)
+    began, target = time.monotonic(), os.fspath(output)
+    refuse_existing(target)
     image = open_image(source, format=source_format, allow_parent_path=allow_parent_path)
     origin = Source(image, None)
-    try:
-        before, size = origin.settled(), image.size
-        check_size(format, size, target, subformat)
-        files.unlink(partial)
-        try:
-            tally = _fill(image, partial, format, subformat, workers or default_workers(), Monitor(progress, cancel))
+    with image:
+        before = origin.settled()
+
+        def stood_still() -> None:
             if origin.stamp() != before:
                 raise errors.SourceChanged("it was written while it was read", path=image.path)
-            if files.exists(target):
-                raise errors.Refused("appeared meanwhile; it is left alone", path=target)
-            files.replace(partial, target)
-            files.flush_dir(folder or ".")
-        except BaseException:
-            files.unlink(partial)
-            raise
-    finally:
-        image.close()
-    return Converted(target, format, size, tally.read_bytes, tally.sent_bytes, time.monotonic() - began)
+
+        how = workers or default_workers(), Monitor(progress, cancel)
+        tally = write_new(image, target, format, subformat, *how, check=stood_still)
+        return Converted(target, format, image.size, tally.read_bytes, tally.sent_bytes, time.monotonic() - began)
+
+
+def refuse_existing(target: str) -> None:
+    """Raises Refused."""
+    if LocalFiles().exists(target):
+        raise errors.Refused("exists; name another file", path=target)
+
+
+def write_new(
+    image: Image, target: str, format: str, subformat: str | None, workers: int, monitor: Monitor, *,
+    check: Callable[[], None] = lambda: None,
+) -> scan.Tally:  # fmt: skip
+    """The disk in an open image as a new file, which has its name once it is whole, durable, and `check` lets it pass.
+    Raises Refused where it exists, and what `check` does.
+    """
+    files, (folder, name) = LocalFiles(), posixpath.split(target)
+    partial = posixpath.join(folder, f".{name}.secondsite-partial")
+    refuse_existing(target)
+    check_size(format, image.size, target, subformat)
+    files.unlink(partial)
+    try:
+        tally = _fill(image, partial, format, subformat, workers, monitor)
+        check()
+        if files.exists(target):
+            raise errors.Refused("appeared meanwhile; it is left alone", path=target)
+        files.replace(partial, target)
+        files.flush_dir(folder or ".")
+    except BaseException:
+        files.unlink(partial)
+        raise
+    return tally
 
 
 def _fill(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from secondsite.engine import errors
 from secondsite.engine.replica import record
@@ -65,7 +65,23 @@ def parse_time(text: str, path: str | None = None) -> datetime.datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
 
 
-def choose(points: list[Point], at: str, path: str) -> Point:
+class Named(Protocol):
+    """What a point is called by."""
+
+    @property
+    def generation(self) -> int: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def time(self) -> str: ...
+
+
+P = TypeVar("P", bound=Named)
+
+
+def choose(points: list[P], at: str, path: str) -> P:
     """The point that `at` names: a generation, `latest`, or a time (the newest point not after it)."""
     if not points:
         raise errors.Refused("there is no recovery point yet", path=path)

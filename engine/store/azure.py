@@ -77,7 +77,7 @@ class AzureStore(Store):
     ) -> str:
         blob, view, meta = self._blob(name), memoryview(data), dict(metadata or {})
         if len(view) <= BLOCK_BYTES:
-            return self._upload(name, bytes(view), meta, exists=True, overwrite=False)
+            return self._upload(name, _whole(data), meta, exists=True, overwrite=False)
         with azurefail.told(self.path(name), exists=True):
             parts = [view[at : at + BLOCK_BYTES] for at in range(0, len(view), BLOCK_BYTES)]
             if len(parts) > MAX_BLOCKS:
@@ -105,7 +105,7 @@ class AzureStore(Store):
         with self._lock:
             staged = called in self._staged.get(name, ())
         if not staged:
-            blob.stage_block(called, bytes(part), length=len(part), headers=_md5(digest))
+            blob.stage_block(called, _whole(part), length=len(part), headers=_md5(digest))
             with self._lock:
                 self._staged.setdefault(name, set()).add(called)
         return BlobBlock(block_id=called)
@@ -221,6 +221,11 @@ class _Once:
         self.asked += 1
         if self.asked > 1:
             raise Failed("the answer broke off", path=self.path)
+
+
+def _whole(data: bytes | bytearray | memoryview) -> bytes:
+    """The SDK takes nothing else as it is; what is that already is not copied."""
+    return data if isinstance(data, bytes) else bytes(data)
 
 
 def _md5(digest: bytes) -> dict[str, str]:

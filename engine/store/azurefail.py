@@ -61,7 +61,7 @@ def made(error: AzureError, path: str, *, exists: bool, held: type[errors.Error]
         return held("another holder has the lease", path=path)
     if code in _LEASE_LOST:
         return Fenced(f"the lease was lost or is another's ({code})", path=path)
-    if code == "BlobAlreadyExists" or (status in (409, 412) and exists):
+    if code == "BlobAlreadyExists" or (status == 412 and exists):
         return Exists("it is there already", path=path)
     if status == 412:
         return Changed("somebody else changed it", path=path)

@@ -7,10 +7,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 from secondsite.engine import errors
-from secondsite.engine import source as sources
 from secondsite.engine.admission import Terms
 from secondsite.engine.files import LocalFiles
 from secondsite.engine.progress import Monitor
@@ -20,23 +18,20 @@ from secondsite.engine.remote.link.connection import IDLE_SECONDS, Connection
 from secondsite.engine.remote.link.schedule import Throttle
 from secondsite.engine.remote.patience import patiently
 from secondsite.engine.remote.sending import chained, retry
+from secondsite.engine.remote.sending.asking import Asking, at_rest, result
 from secondsite.engine.remote.sending.mapcache import MapCache
 from secondsite.engine.remote.sending.sender import Sender, Sending
-from secondsite.engine.remote.sending.standin import Far
 from secondsite.engine.remote.sending.tally import Sent
 from secondsite.engine.remote.trust import expiry
 from secondsite.engine.results import Replicated
-from secondsite.engine.source import Given, Source
+from secondsite.engine.source import Given
 from secondsite.engine.trackers import choose
-from secondsite.engine.trackers.base import Tracker
 from secondsite.engine.work import Options
 from secondsite.engine.workers import looking
 
 _ASK_SECONDS = 0.1
 # After a cut the agent may hold our own replica for us until it notices, too.
 _OURS_SECONDS = IDLE_SECONDS + 15
-# A source that is written while it is read is read again this often before the attempt is given up.
-_READS = 3
 
 
 @dataclass
@@ -78,7 +73,7 @@ def replicate(
             head=terms.head, epoch=terms.epoch, accept_source=terms.accept_source, keep=options.keep,
             history=options.history, resync=options.resync,
         )  # fmt: skip
-        asking = _Asking(origin, wish, home)
+        asking = Asking(origin, wish, home)
         stack.callback(asking.close)
         sender = Sender(
             origin, asking.follow, begin, MapCache(str(home.maps), LocalFiles()), codec=options.codec,
@@ -88,44 +83,7 @@ def replicate(
         found = _Cycle(remote, home, sender, link, monitor.cancel).run()
         asking.remember(found)
         found.warnings.extend(expiry.at_source_soon(home, remote))
-        return _result(found, origin.image.size, began, asking, link.sent)
-
-
-@dataclass
-class _Asking:
-    """Which tracker follows the source for the replica that an agent has; made anew where that is another one."""
-
-    origin: Source
-    wish: choose.Wish
-    home: Home
-    far: Far | None = None
-    chosen: choose.Chosen | None = None
-
-    def follow(self, state: talk.State) -> Tracker:
-        """For one attempt."""
-        self.close()
-        self.chosen = choose.choose(choose.Asked(self.origin, self._stand_in(state), self.wish))
-        return self.chosen.tracker
-
-    def _stand_in(self, state: talk.State) -> Any:
-        self.far = Far(state, self.home.folder / "far")
-        return self.far
-
-    def unchanged(self, state: talk.State) -> bool:
-        """Do the source's times say that it is what the replica has?"""
-        return sources.unchanged(self._stand_in(state), self.origin, state.generation)
-
-    def remember(self, found: Sending) -> None:
-        """What the source's files look like, for who goes by that in the next cycle."""
-        if self.far is not None and found.tracker not in ("changed", "hrl", "mtime"):
-            self.far.becomes(found.done.seal)
-            replica: Any = self.far
-            sources.remember(replica, found.stamp, found.done.generation, found.moment_ns)
-
-    def close(self) -> None:
-        chosen, self.chosen = self.chosen, None
-        if chosen is not None and chosen.ours:
-            chosen.tracker.close()
+        return result(found, origin.image.size, began, asking, link.sent)
 
 
 class _Cycle:
@@ -164,33 +122,12 @@ class _Cycle:
     def _attempt(self) -> Sending:
         connection, self._first = self._first or self._connect(), None
         with connection, cancelling(connection, self.cancel):
-            for left in reversed(range(_READS)):
-                try:
-                    return self._patient(connection)
-                except errors.SourceChanged:
-                    if not left:
-                        raise
-        raise AssertionError
+            return at_rest(lambda: self._patient(connection))
 
     def _patient(self, connection: Connection) -> Sending:
         """The agent may not have noticed yet that an attempt of ours has ended."""
         ours = _OURS_SECONDS if self.link.sent.attempts else 0.0
         return patiently(lambda: self.sender.run(connection), seconds=ours, check=self.sender.monitor.check)
-
-
-def _result(found: Sending, size: int, began: float, asking: _Asking, sent: Sent) -> Replicated:
-    done, tally = found.done, found.tally
-    by_times = found.tracker == "mtime"
-    why = sources.BY_TIMES if by_times else asking.chosen.why if asking.chosen else ""
-    warnings = [*found.warnings, *(asking.far.warnings if asking.far else [])]
-    over, again, attempts = sent.bytes, sent.again, sent.attempts
-    sent.begin()
-    return Replicated(
-        done.kind, done.generation, str(done.generation), found.tracker, size, tally.read_bytes, tally.changed_bytes,
-        tally.sent_bytes, time.monotonic() - began, done.history, done.pruned, warnings, why,
-        found.marked is None and not by_times, found.sampled, found.caught(), found.stall_seconds, found.application,
-        found.kept_bytes, over, again, attempts,
-    )  # fmt: skip
 
 
 @contextmanager

@@ -32,6 +32,11 @@ class Row:
     kind: str
     digest: str
 
+    @property
+    def name(self) -> str:
+        """How people call it: the generation's number."""
+        return str(self.generation)
+
 
 @dataclass(frozen=True, slots=True)
 class Head:

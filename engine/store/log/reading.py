@@ -17,6 +17,7 @@ from secondsite.engine.delta import format as fmt
 from secondsite.engine.delta.reader import Frame
 from secondsite.engine.images.base import Buffer, Extent, Image, ShortImage
 from secondsite.engine.progress import Monitor
+from secondsite.engine.replica import point as points
 from secondsite.engine.replica.identity import Identity
 from secondsite.engine.replica.pointimage import PointImage
 from secondsite.engine.store.base import Absent, Store
@@ -48,10 +49,12 @@ class Replica:
 
     def point(self, generation: int) -> LogPoint:
         """Raises Refused where there is no such point, Damaged."""
-        for row in self.head.points:
-            if row.generation == generation:
-                return LogPoint(self.store, self.identity, row)
-        raise errors.Refused(f"has no point {generation}", path=self.store.label)
+        return self.choose(str(generation))
+
+    def choose(self, at: str) -> LogPoint:
+        """The point that `at` names, as users do: a number, `latest`, a time. Raises Refused, Usage, Damaged."""
+        found = points.choose(list(self.head.points), at, self.store.label)
+        return LogPoint(self.store, self.identity, found)
 
 
 class LogPoint(PointImage):
@@ -154,11 +157,18 @@ class LogPoint(PointImage):
             raise errors.Damaged("the block is not what its hash says", path=self.path, offset=block * self.block_size)
         return data
 
-    def contents(self) -> Iterator[tuple[int, bytes]]:
-        """Every block that is not zeros, proved, page after page; within one in the order of the store."""
+    def contents(self, proved: set[bytes] | None = None) -> Iterator[tuple[int, bytes]]:
+        """Every block that is not zeros, proved, page after page; within one in the order of the store. Pages that are
+        `proved` are left out, and the others become it.
+        """
         for number in range(self._tree.count):
+            called = number.to_bytes(8, "big") + b"".join(self._tree.entry(number))
+            if proved is not None and called in proved:
+                continue
             for page in self._tree.pages([number]):
                 yield from self._page_contents(page)
+            if proved is not None:
+                proved.add(called)
 
     def _page_contents(self, page: tree.Page) -> Iterator[tuple[int, bytes]]:
         first = page.number * PAGE_BLOCKS
@@ -193,9 +203,11 @@ def _blocks(frame: Frame, decoder: object) -> dict[int, bytes]:
     return found
 
 
-def verify(point: LogPoint, monitor: Monitor) -> int:
-    """Read all of a point; the bytes that were proved. Raises Damaged at the first that are not what they were."""
-    return _pass(point, point.contents(), monitor, "verify")
+def verify(point: LogPoint, monitor: Monitor, proved: set[bytes] | None = None) -> int:
+    """Read all of a point, or of it what was not `proved` with another; the bytes that were read. Raises Damaged at the
+    first that are not what they were.
+    """
+    return _pass(point, point.contents(proved), monitor, "verify")
 
 
 def restore(point: LogPoint, output: Image, monitor: Monitor) -> int:

@@ -1,0 +1,88 @@
+"""What follows the source of a replica that is elsewhere, what is remembered of it here, and how its cycle is told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from secondsite.engine import errors
+from secondsite.engine import source as sources
+from secondsite.engine.remote import talk
+from secondsite.engine.remote.home import Home
+from secondsite.engine.remote.sending.sender import Sending
+from secondsite.engine.remote.sending.standin import Far
+from secondsite.engine.remote.sending.tally import Sent
+from secondsite.engine.results import Replicated
+from secondsite.engine.source import Source
+from secondsite.engine.trackers import choose
+from secondsite.engine.trackers.base import Tracker
+
+T = TypeVar("T")
+# A source that is written while it is read is read again this often before the attempt is given up.
+_READS = 3
+
+
+@dataclass
+class Asking:
+    """Which tracker follows the source for a replica that is elsewhere; made anew where that is another one."""
+
+    origin: Source
+    wish: choose.Wish
+    home: Home
+    far: Far | None = None
+    chosen: choose.Chosen | None = None
+
+    def follow(self, state: talk.State) -> Tracker:
+        """For one attempt."""
+        self.close()
+        self.chosen = choose.choose(choose.Asked(self.origin, self._stand_in(state), self.wish))
+        return self.chosen.tracker
+
+    def _stand_in(self, state: talk.State) -> Any:
+        self.far = Far(state, self.home.folder / "far")
+        return self.far
+
+    def unchanged(self, state: talk.State) -> bool:
+        """Do the source's times say that it is what the replica has?"""
+        return sources.unchanged(self._stand_in(state), self.origin, state.generation)
+
+    def remember(self, found: Sending) -> None:
+        """What the source's files look like, for who goes by that in the next cycle."""
+        if self.far is not None and found.tracker not in ("changed", "hrl", "mtime"):
+            self.far.becomes(found.done.seal)
+            replica: Any = self.far
+            sources.remember(replica, found.stamp, found.done.generation, found.moment_ns)
+
+    def close(self) -> None:
+        chosen, self.chosen = self.chosen, None
+        if chosen is not None and chosen.ours:
+            chosen.tracker.close()
+
+
+def at_rest(attempt: Callable[[], T]) -> T:
+    """The attempt, again where the source was written meanwhile."""
+    for left in reversed(range(_READS)):
+        try:
+            return attempt()
+        except errors.SourceChanged:
+            if not left:
+                raise
+    raise AssertionError
+
+
+def result(found: Sending, size: int, began: float, asking: Asking, sent: Sent) -> Replicated:
+    """What a caller of `replicate` is told."""
+    done, tally = found.done, found.tally
+    by_times = found.tracker == "mtime"
+    why = sources.BY_TIMES if by_times else asking.chosen.why if asking.chosen else ""
+    warnings = [*found.warnings, *(asking.far.warnings if asking.far else [])]
+    over, again, attempts = sent.bytes, sent.again, sent.attempts
+    sent.begin()
+    return Replicated(
+        done.kind, done.generation, str(done.generation), found.tracker, size, tally.read_bytes, tally.changed_bytes,
+        tally.sent_bytes, time.monotonic() - began, done.history, done.pruned, warnings, why,
+        found.marked is None and not by_times, found.sampled, found.caught(), found.stall_seconds, found.application,
+        found.kept_bytes, over, again, attempts,
+    )  # fmt: skip

@@ -1,0 +1,147 @@
+"""The engine's calls where the replica is in a store: `azure://CONTAINER/PREFIX`."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from secondsite.engine import conversion, errors
+from secondsite.engine.admission import Terms
+from secondsite.engine.files import LocalFiles
+from secondsite.engine.images import open_image
+from secondsite.engine.progress import Monitor
+from secondsite.engine.remote.home import Home
+from secondsite.engine.remote.sending import chained
+from secondsite.engine.remote.sending.asking import Asking, at_rest, result
+from secondsite.engine.remote.sending.mapcache import MapCache
+from secondsite.engine.remote.sending.sender import Sending, Transfer
+from secondsite.engine.remote.sending.tally import Sent
+from secondsite.engine.results import PointInfo, ReplicaInfo, Replicated, Restored, Verified
+from secondsite.engine.source import Given
+from secondsite.engine.store.log import reading
+from secondsite.engine.store.log.reading import Replica
+from secondsite.engine.store.log.writing import Into, attempt
+from secondsite.engine.store.opening import open_store
+from secondsite.engine.store.retry import Retrying
+from secondsite.engine.trackers import choose
+from secondsite.engine.work import Options
+
+State = str | os.PathLike[str] | None
+# The calls that were made again are told, but not all of a long night.
+_MAX_TOLD = 20
+
+
+class _Opened:
+    """A store for one call. `warnings` tell which of its calls were made again."""
+
+    def __init__(self, url: str, cancel: Callable[[], bool] | None) -> None:
+        self.warnings: list[str] = []
+        self.store: Retrying = open_store(url, told=self._told, cancel=cancel or (lambda: False))
+
+    def _told(self, retry: object) -> None:
+        if len(self.warnings) < _MAX_TOLD:
+            self.warnings.append(str(retry))
+
+    def __enter__(self) -> _Opened:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.store.close()
+
+
+def replicate(
+    given: Given, url: str, terms: Terms, wish: choose.Wish, options: Options, monitor: Monitor, *, state: State
+) -> Replicated:
+    """One cycle into the store; `state` is the folder of what this host knows of replicas elsewhere. Raises what
+    `replication.replicate` raises, and Denied, Failed, Held, Fenced.
+    """
+    if terms.head not in (None, "raw"):
+        raise errors.Usage("a replica in a store has no head; `restore` writes points in other formats")
+    began, home, files = time.monotonic(), Home.of(state), LocalFiles()
+    with ExitStack() as stack:
+        opened = stack.enter_context(_Opened(url, monitor.cancel))
+        origin = chained.opened(given, stack, monitor.check)
+        asking, cache, sent = Asking(origin, wish, home), MapCache(str(home.maps), files), Sent()
+        stack.callback(asking.close)
+        transfer = Transfer(
+            origin, asking.follow, cache, codec=options.codec, workers=options.workers, monitor=monitor, sent=sent,
+            sample=options.distrust, trusted=asking.unchanged if options.trust_mtime else lambda state: False,
+        )  # fmt: skip
+        into = Into(opened.store, lambda: files.temporary(str(home.maps)), options.clock)
+
+        def run() -> Sending:
+            with attempt(into, origin, terms) as target:
+                return transfer.attempt(target, origin.image.size, began)
+
+        found = at_rest(run)
+        asking.remember(found)
+        found.warnings.extend(opened.warnings)
+        return result(found, origin.image.size, began, asking, sent)
+
+
+def points(url: str, warnings: list[str] | None = None) -> list[PointInfo]:
+    """Every point, oldest first; nothing but the head is looked at."""
+    with _Opened(url, None) as opened:
+        found = [
+            PointInfo(row.name, row.generation, row.time, row.virtual_bytes, row.changed_bytes, "log", False)
+            for row in Replica.open(opened.store).head.points
+        ]
+        if warnings is not None:
+            warnings += opened.warnings
+        return found
+
+
+def info(url: str) -> ReplicaInfo:
+    """What the replica says of itself, and what all its objects take."""
+    with _Opened(url, None) as opened:
+        replica = Replica.open(opened.store)
+        head, identity = replica.head, replica.head.of(replica.identity)
+        newest = head.points[-1] if head.points else None
+        return ReplicaInfo(
+            kind="replica", head=None, generation=head.generation, epoch=head.epoch, block_size=identity.block_size,
+            virtual_bytes=newest.virtual_bytes if newest else 0, history="log", replica_id=head.replica_id,
+            source=identity.source.partition(":")[2], points=len(head.points), time=newest.time if newest else None,
+            stored_bytes=sum(entry.size for entry in opened.store.list()), warnings=opened.warnings,
+        )  # fmt: skip
+
+
+def verify(url: str, *, at: str | None, monitor: Monitor) -> Verified:
+    """Read and prove a point, or everything that the points hold, each page of their maps once."""
+    began = time.monotonic()
+    with _Opened(url, monitor.cancel) as opened:
+        replica = Replica.open(opened.store)
+        if at is None and not replica.head.points:
+            raise errors.Refused("there is no recovery point yet", path=opened.store.label)
+        names = [row.name for row in reversed(replica.head.points)] if at is None else [at]
+        damaged: dict[str, str] = {}
+        proved: set[bytes] = set()
+        blocks, newest = 0, ""
+        for name in names:
+            try:
+                with replica.choose(name) as point:
+                    name = point.point.name
+                    newest, blocks = newest or name, blocks or point.blocks
+                    reading.verify(point, monitor, proved)
+            except errors.Damaged as error:
+                newest, damaged[name] = newest or name, str(error)
+        seconds = time.monotonic() - began
+        return Verified(not damaged, newest, blocks, [], damaged, seconds, opened.warnings)
+
+
+def restore(
+    url: str, output: str | os.PathLike[str], *, at: str, format: str, subformat: str | None, workers: int,
+    monitor: Monitor,
+) -> Restored:  # fmt: skip
+    """A point as a new file, every block proved when it is read and again when it is written."""
+    began, target = time.monotonic(), os.fspath(output)
+    conversion.refuse_existing(target)
+    with _Opened(url, monitor.cancel) as opened, Replica.open(opened.store).choose(at) as point:
+        tally = conversion.write_new(point, target, format, subformat, workers, monitor)
+        with open_image(target, format=format) as made:
+            size = made.size
+        return Restored(
+            point.point.name, point.size, tally.sent_bytes, time.monotonic() - began, "copy", target, size,
+            opened.warnings,
+        )  # fmt: skip
