@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from secondsite import engine
 from secondsite.engine import errors
@@ -46,7 +47,7 @@ def servers(bench: Bench) -> None:
         fill(image, size, seed=7)
         with ExitStack() as stack:
             sides = {
-                name: stack.enter_context(start(bench, image, bench.folder / f"{name}.sock"))
+                name: stack.enter_context(serving(partial(start, image)))
                 for name, start in _SERVERS.items()
                 if process.which(name if name != "ours" else "fio") is not None
             }
@@ -106,38 +107,36 @@ def _against_best(bench: Bench, name: str, taken: dict[str, list[float]], figure
 # -- the servers ---------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _ours(bench: Bench, image: Path, socket: Path) -> Iterator[str]:
-    with serving([*process.secondsite(), "track", str(image), "--socket", str(socket)], socket):
-        yield f"nbd+unix:///?socket={socket}"
+def ours(image: Path, socket: str) -> list[str]:
+    return [*process.secondsite(), "track", str(image), "--socket", socket]
+
+
+def _qemu_nbd(image: Path, socket: str) -> list[str]:
+    return ["qemu-nbd", "-t", "-f", "raw", "-e", "16", "-k", socket, str(image)]
+
+
+def _nbdkit(image: Path, socket: str) -> list[str]:
+    return ["nbdkit", "-f", "-U", socket, "file", str(image)]
+
+
+_SERVERS = {"ours": ours, "qemu-nbd": _qemu_nbd, "nbdkit": _nbdkit}
 
 
 @contextmanager
-def _qemu_nbd(bench: Bench, image: Path, socket: Path) -> Iterator[str]:
-    with serving(["qemu-nbd", "-t", "-f", "raw", "-e", "16", "-k", str(socket), str(image)], socket):
-        yield f"nbd+unix:///?socket={socket}"
-
-
-@contextmanager
-def _nbdkit(bench: Bench, image: Path, socket: Path) -> Iterator[str]:
-    with serving(["nbdkit", "-f", "-U", str(socket), "file", str(image)], socket):
-        yield f"nbd+unix:///?socket={socket}"
-
-
-_SERVERS = {"ours": _ours, "qemu-nbd": _qemu_nbd, "nbdkit": _nbdkit}
-
-
-@contextmanager
-def serving(command: list[str], socket: Path) -> Iterator[None]:
-    """A server whose socket is there."""
-    with process.running(command) as server:
-        end = time.monotonic() + _START_SECONDS
-        while not socket.exists():
-            if server.poll() is not None or time.monotonic() > end:
-                raise errors.Unreachable(f"{' '.join(command[:2])} does not serve")
-            time.sleep(0.005)
-        yield
-    socket.unlink(missing_ok=True)
+def serving(command: Callable[[str], list[str]]) -> Iterator[str]:
+    """The URL of a server whose socket is there; `command` makes its command line of the socket's path, which is short
+    wherever the image lies: it may have 107 bytes.
+    """
+    with TemporaryDirectory(prefix="served-") as folder:
+        socket = Path(folder, "nbd.sock")
+        asked = command(str(socket))
+        with process.running(asked) as server:
+            end = time.monotonic() + _START_SECONDS
+            while not socket.exists():
+                if server.poll() is not None or time.monotonic() > end:
+                    raise errors.Unreachable(f"{' '.join(asked[:2])} does not serve")
+                time.sleep(0.005)
+            yield f"nbd+unix:///?socket={socket}"
 
 
 # -- loads ----------------------------------------------------------------------------------------------------------
@@ -190,7 +189,7 @@ def points(bench: Bench) -> None:
         _history(image, root, size, deltas)
         first: list[float] = []
         sides: dict[str, Callable[[], float]] = {
-            at: partial(_read_point, root, at, bench.folder / "points.sock", first if at == "1" else [])
+            at: partial(_read_point, root, at, first if at == "1" else [])
             for at in ("latest", "1")
         }
         taken = rows.alternate(bench.rounds, sides)
@@ -220,11 +219,10 @@ def _history(image: Path, root: Path, size: int, deltas: int) -> None:
             engine.replicate(image, root, history="undo", tracker="scan")
 
 
-def _read_point(root: Path, at: str, socket: Path, first: list[float]) -> float:
+def _read_point(root: Path, at: str, first: list[float]) -> float:
     """Seconds of nbdcopy; `first` gets those from the start of the command to the first bytes."""
-    url = f"nbd+unix:///?socket={socket}"
     began = time.monotonic()
-    with serving([*process.secondsite(), "serve", str(root), "--at", at, "--socket", str(socket)], socket):
+    with serving(lambda socket: [*process.secondsite(), "serve", str(root), "--at", at, "--socket", socket]) as url:
         with engine.open_image(url) as served:
             served.read_into(0, bytearray(4 * KIB))
         first.append(time.monotonic() - began)

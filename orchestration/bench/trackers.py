@@ -10,6 +10,7 @@ import random
 import shutil
 from collections.abc import Iterable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from secondsite import engine
@@ -50,11 +51,9 @@ class Tracked(Followed):
     options = ("--tracker", "nbd")
 
     def __init__(self, image: Path) -> None:
-        socket = image.with_suffix(".sock")
         with ExitStack() as stack:
-            command = [*process.secondsite(), "track", str(image), "--socket", str(socket)]
-            stack.enter_context(servers.serving(command, socket))
-            self._guest = stack.enter_context(engine.open_image(f"nbd+unix:///?socket={socket}", "rw"))
+            url = stack.enter_context(servers.serving(partial(servers.ours, image)))
+            self._guest = stack.enter_context(engine.open_image(url, "rw"))
             self._open = stack.pop_all()
 
     def write(self, offset: int, data: bytes) -> None:

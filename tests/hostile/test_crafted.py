@@ -286,12 +286,12 @@ def test_newer_formats_are_refused_by_name(specimens: dict[str, Any], trial: Cal
     names = specimens["undo"].names
 
     def newer(data: bytes, body: int, end: int) -> bytes:
-        lead = data[:8] + struct.pack("<I", 2) + data[12:body]
+        lead = data[:8] + struct.pack("<I", 99) + data[12:body]
         return lead + hashlib.sha256(lead).digest()[:16] + data[end:]
 
     fields, _ = record.unpack(names[f"{ROOT}/replica.json"], "x")
     cases = {
-        "replica.json": record.pack({**fields, "format": 2}),
+        "replica.json": record.pack({**fields, "format": 99}),
         "points/000000000003.undo": newer(names[f"{ROOT}/points/000000000003.undo"], 88, 104),
         "head.map": newer(names[f"{ROOT}/head.map"], 48, 64),
     }
