@@ -17,6 +17,7 @@ from secondsite.engine.replica.point import Point
 from secondsite.engine.results import Finding, ImageInfo, MapExtent, PointInfo, ReplicaInfo
 from secondsite.engine.seeding.waiting import Waiting
 from secondsite.engine.source import place
+from secondsite.engine.store.place import is_place
 from secondsite.engine.trackers import clonefile
 from secondsite.engine.units import format_size
 
@@ -28,6 +29,10 @@ def points(
     """Every point, oldest first; `damaged` from a look at sizes, headers and end markers, and from what the last
     `verify` found. It answers while a cycle runs; one that was cut short is taken back first.
     """
+    if is_place(os.fspath(replica)):
+        from secondsite.engine.store.log import calls
+
+        return calls.points(os.fspath(replica), warnings)
     with reach.files_of(replica, files, state) as (root, files):
         return _points(Replica.open(root, files), warnings)
 
@@ -81,6 +86,10 @@ def info(
     state: str | os.PathLike[str] | None = None,
 ) -> ReplicaInfo | ImageInfo:
     """A replica's folder or URL, or an image (`format` where its name and bytes do not agree)."""
+    if is_place(os.fspath(path)):
+        from secondsite.engine.store.log import calls
+
+        return calls.info(os.fspath(path))
     if url.is_remote(os.fspath(path)):
         with reach.files_of(path, files, state) as (root, found):
             return replica_info(Replica.open(root, found))
@@ -194,6 +203,8 @@ def image_map(
     it is its newest point's.
     """
     name = os.fspath(path)
+    if is_place(name):
+        raise errors.Usage("this is not yet for a replica in a store", path=name)
     with (
         reach.far_point(name, state)
         if url.is_remote(name)

@@ -28,6 +28,7 @@ from secondsite.engine.replica.layout import Layout
 from secondsite.engine.replica.point import format_time
 from secondsite.engine.results import Replicated
 from secondsite.engine.seeding.settle import settle
+from secondsite.engine.store.place import is_place
 from secondsite.engine.trackers import choose
 from secondsite.engine.trackers.base import Tracker
 from secondsite.engine.trackers.scan import RangesTracker
@@ -80,7 +81,8 @@ def replicate(
     A replica `secondsite://HOST[:PORT]/NAME` is the one of that name which the agent at HOST keeps; `state` is then the
     folder of what this host knows of others, `schedule` a calendar of rates (remote/link/schedule.py) or `@FILE`, and
     `link` says how often is tried again. Such a SOURCE may be a replica's folder: its newest point goes on to a third
-    site.
+    site. A replica `azure://CONTAINER/PREFIX` or `s3://BUCKET/PREFIX` is in an object store (store/FORMAT.md), which
+    the environment or a file opens (store/credentials.py); resync, keep, limit and schedule are not for it yet.
 
     `block_size` (bytes, a power of two from 4 KiB to 4 MiB) counts for a new replica; for an existing one it must be
     its own. `codec` packs the undo deltas. `keep` drops all but the newest so many points afterwards. `limit` is in
@@ -107,6 +109,15 @@ def replicate(
         _codec(codec), history, resync, trust_mtime, workers or default_workers(), clock, distrust, keep
     )
     _check_limit(limit)
+    if is_place(os.fspath(replica)):
+        from secondsite.engine.store.log import calls
+
+        calls.refuse(
+            resync=resync, keep=keep, limit=limit, schedule=schedule, retries=link, history=history != "auto"
+        )
+        return calls.replicate(
+            given, os.fspath(replica), terms, wish, options, Monitor(progress, cancel), state=state
+        )
     if url.is_remote(os.fspath(replica)):
         from secondsite.engine.remote import pace
         from secondsite.engine.remote.sending import outbound

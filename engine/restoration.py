@@ -29,6 +29,7 @@ from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.point import Point
 from secondsite.engine.replica.view import PointView, base_map, point_map
 from secondsite.engine.results import Restored
+from secondsite.engine.store.place import is_place
 from secondsite.engine.units import larger_disk
 from secondsite.engine.workers import default_workers
 
@@ -65,6 +66,14 @@ def restore(
     if allow_parent_path and not in_place:
         raise errors.Usage("a new file has no parent; --allow-parent-path goes with --in-place")
     target = os.fspath(output)
+    if is_place(os.fspath(replica)):
+        from secondsite.engine.store.log import calls
+
+        calls.refuse(in_place=in_place)
+        return calls.restore(
+            os.fspath(replica), target, at=at, format=format or "raw", subformat=subformat,
+            workers=workers or default_workers(), monitor=Monitor(progress, cancel),
+        )  # fmt: skip
     with ExitStack() as stack:
         opened = Replica.open(*stack.enter_context(reach.files_of(replica, files, state, cancel)))
         _refuse_inside(opened, target)

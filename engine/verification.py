@@ -21,6 +21,7 @@ from secondsite.engine.replica.point import Point
 from secondsite.engine.replica.recovery import store_frame
 from secondsite.engine.replica.view import PointView, base_map, point_map
 from secondsite.engine.results import Verified
+from secondsite.engine.store.place import is_place
 from secondsite.engine.workers import default_workers
 
 
@@ -45,6 +46,11 @@ def verify(
     is read in the format that the replica remembers where it is the source, and for others see open_image for
     `source_format` and `allow_parent_path`. Raises SourceChanged where it differs and was written meanwhile.
     """
+    if is_place(os.fspath(replica)):
+        from secondsite.engine.store.log import calls
+
+        calls.refuse(source=source)
+        return calls.verify(os.fspath(replica), at=at, monitor=Monitor(progress, cancel))
     if source is None and url.is_remote(os.fspath(replica)):
         return reach.verify(os.fspath(replica), state, at=at, progress=progress, cancel=cancel)
     with reach.files_of(replica, files, state, cancel) as (root, files):

@@ -23,6 +23,7 @@ from secondsite.engine.remote import url
 from secondsite.engine.replica.point import format_time
 from secondsite.engine.replication import replicate, utc_now
 from secondsite.engine.results import Replicated
+from secondsite.engine.store.place import is_place
 
 EVERY_SECONDS = 30.0
 LEAST_SECONDS, MOST_SECONDS = 1.0, 86400.0
@@ -267,6 +268,8 @@ def watch(
     by each cycle, so that one which comes or goes is noticed; a Tracker that is given stays open, and is the caller's.
     """
     check_every(every)
+    if is_place(os.fspath(replica)):
+        raise errors.Usage("--watch is not yet for a replica in a store")
     if options.get("keep") is not None and options["keep"] < 1:
         raise errors.Usage("keep must be at least 1: the newest point is the head")
     once = {name: options.pop(name) for name in ("resync", "accept_source", "trust_mtime") if name in options}

@@ -43,9 +43,9 @@ MAX_BLOCKS = 50_000
 BLOCK_BYTES = 4 * MIB
 # One request for all that a reader asks for at once; the SDK would split what is longer.
 _GET_BYTES = 64 * MIB
-# urllib3 tells the whole URL of each request, which a SAS is part of.
+# urllib3 tells the whole URL of each request, which a SAS is part of; what the SDK warns of is an error of ours.
 for _name in ("urllib3", "azure"):
-    logging.getLogger(_name).setLevel(logging.WARNING)
+    logging.getLogger(_name).setLevel(logging.ERROR)
 
 
 def client_settings(timeout: float) -> dict[str, Any]:

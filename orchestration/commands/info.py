@@ -66,7 +66,7 @@ def _replica(found: engine.ReplicaInfo) -> None:
             ("points", f"{found.points}, kept as {found.history}"),
             ("size", _size(found.virtual_bytes)),
             ("block size", format_size(found.block_size)),
-            ("history", f"{_size(found.stored_bytes)} of undo deltas, block maps and records"),
+            ("history", f"{_size(found.stored_bytes)} of {_kept(found)}"),
             ("epoch", str(found.epoch)),
             ("id", found.replica_id),
             *clones,
@@ -75,7 +75,13 @@ def _replica(found: engine.ReplicaInfo) -> None:
     )
 
 
+def _kept(found: engine.ReplicaInfo) -> str:
+    return "segments, maps and manifests" if found.history == "log" else "undo deltas, block maps and records"
+
+
 def _no_head(found: engine.ReplicaInfo) -> str:
+    if found.history == "log":
+        return "none: a replica in a store is a log; restore writes a point of it"
     if not found.waits:
         return "none yet: the first cycle has not been completed"
     held = f"{found.held} delta{'s' * (found.held != 1)} of {format_size(found.held_bytes)}"

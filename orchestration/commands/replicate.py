@@ -106,6 +106,7 @@ def command(
     secondsite replicate vm.qcow2 /backup/vm --qmp /run/vm.qmp --guest-agent /run/vm.agent
     secondsite replicate --hrl vm-1.hrl vm-2.hrl /backup/vm
     secondsite replicate vm.raw /backup/vm --watch 1 --keep 3600
+    secondsite replicate vm.raw azure://backup/vm
     secondsite replicate vm.raw secondsite://backup.example/vm --resync
 
     With --watch it goes on until SIGINT or SIGTERM: a cycle that is due while one runs begins when that one ends, and

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-import urllib.request
 from collections.abc import Callable, Iterator
 
 import pytest
 from azurite.emulator import Azurite, running
-from store.storekit import azure_store, numbers, s3_store
+from store.storekit import azure_store, numbers, s3_server, s3_store
 
 from secondsite.engine.store.base import Store
 from secondsite.engine.store.memory import MemoryStore
@@ -29,16 +27,8 @@ def azurite_https() -> Iterator[Azurite]:
 @pytest.fixture(scope="session")
 def moto() -> Iterator[str]:
     """The URL of a server that speaks S3, with the bucket `bucket`."""
-    from moto.server import ThreadedMotoServer
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    request = urllib.request.Request(f"http://{host}:{port}/bucket", method="PUT")
-    urllib.request.urlopen(request, timeout=10).close()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with s3_server() as url:
+        yield url
 
 
 @pytest.fixture(

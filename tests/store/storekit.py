@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import logging
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from azurite.emulator import Azurite
 
@@ -38,3 +42,20 @@ def s3_store(url: str, prefix: str | None = None, timeout: float = 20) -> Store:
         region="us-east-1", virtual_hosted_style_request=False,
     )  # fmt: skip
     return S3Store(made, "s3://bucket")
+
+
+@contextmanager
+def s3_server() -> Iterator[str]:
+    """The URL of a server that speaks S3, with the bucket `bucket`, for a block."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        request = urllib.request.Request(f"http://{host}:{port}/bucket", method="PUT")
+        urllib.request.urlopen(request, timeout=10).close()
+        yield f"http://{host}:{port}"
+    finally:
+        server.stop()

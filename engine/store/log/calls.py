@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -24,25 +25,36 @@ from secondsite.engine.store.log import reading
 from secondsite.engine.store.log.reading import Replica
 from secondsite.engine.store.log.writing import Into, attempt
 from secondsite.engine.store.opening import open_store
-from secondsite.engine.store.retry import Retrying
+from secondsite.engine.store.retry import Retry, Retrying
 from secondsite.engine.trackers import choose
 from secondsite.engine.work import Options
 
 State = str | os.PathLike[str] | None
-# The calls that were made again are told, but not all of a long night.
-_MAX_TOLD = 20
+_log = logging.getLogger("secondsite.store")
+
+
+def refuse(**given: object) -> None:
+    """Raises Usage for arguments that mean nothing, or nothing yet, for a replica in a store."""
+    for name, value in given.items():
+        if value:
+            raise errors.Usage(f"{name.replace('_', '-')} is not yet for a replica in a store")
 
 
 class _Opened:
-    """A store for one call. `warnings` tell which of its calls were made again."""
+    """A store for one call. Calls of its own that are made again are logged at once, and `warnings` sum them up."""
 
     def __init__(self, url: str, cancel: Callable[[], bool] | None) -> None:
-        self.warnings: list[str] = []
+        self.again, self.last = 0, ""
         self.store: Retrying = open_store(url, told=self._told, cancel=cancel or (lambda: False))
 
-    def _told(self, retry: object) -> None:
-        if len(self.warnings) < _MAX_TOLD:
-            self.warnings.append(str(retry))
+    def _told(self, retry: Retry) -> None:
+        _log.warning("%s", retry)
+        self.again, self.last = self.again + 1, str(retry.error)
+
+    @property
+    def warnings(self) -> list[str]:
+        """At most one."""
+        return [f"{self.again} calls of the store were made again, the last after {self.last}"] if self.again else []
 
     def __enter__(self) -> _Opened:
         return self
