@@ -202,7 +202,8 @@ def test_what_was_lost_and_comes_again_is_counted(tmp_path: Path) -> None:
         assert (counts.twice, counts.running, counts.received) == (30, 1, 50)
 
 
-def test_who_asks_for_figures_and_says_nothing_keeps_nobody_out_for_long() -> None:
+def test_who_asks_for_figures_and_says_nothing_keeps_nobody_out_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secondsite.engine.exporter._ASK_SECONDS", 1.0)
     told = Server("127.0.0.1", 0, lambda: "figures\n")
     host, _, port = told.address.rpartition(":")
     try:

@@ -215,7 +215,10 @@ def test_a_served_point_reads_over_nbd(there: Site, reader: Path, tmp_path: Path
 # -- locks, and what changes meanwhile ----------------------------------------------------------------------------
 
 
-def test_a_far_reader_keeps_cycles_away_until_it_ends(there: Site, tmp_path: Path) -> None:
+def test_a_far_reader_keeps_cycles_away_until_it_ends(
+    there: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("secondsite.engine.replica.directory.READER_SECONDS", 0.1)
     state, source = there.host("keeper", "keep", allow="read"), replica_of(there, "keep", tmp_path)
     source.write_bytes(random.Random(4).randbytes(2 * MIB))
     with engine.open_point(there.url("keep"), state=state), pytest.raises(errors.Busy):

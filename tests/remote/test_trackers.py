@@ -17,7 +17,7 @@ from tcpproxy import TcpProxy, Trouble
 
 from secondsite import engine
 from secondsite.engine import errors
-from secondsite.engine.remote.sending import sender
+from secondsite.engine.remote.sending import target
 from secondsite.engine.remote.sending.outbound import Link
 from secondsite.engine.remote.trust import agents
 from secondsite.engine.replica.directory import Replica
@@ -182,14 +182,14 @@ def test_a_commit_that_is_not_heard_of_is_not_acknowledged(watched: Watched, mon
     watched.scatter(0)
     watched.cycle()
     watched.scatter(1)
-    finish = sender._finish
+    finish = target.Called.finish
 
     def lost(*arguments: Any) -> Any:
         finish(*arguments)
         raise errors.Unreachable("the link was cut")
 
     with monkeypatch.context() as patch:
-        patch.setattr(sender, "_finish", lost)
+        patch.setattr(target.Called, "finish", lost)
         with pytest.raises(errors.Unreachable):
             watched.cycle(retries=0)
     assert len(watched.acknowledged) == 1 and not watched.left_over

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import logging
+import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from azurite.emulator import Azurite
 
@@ -52,6 +54,8 @@ def s3_server() -> Iterator[str]:
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
+    assert server._server is not None
+    server._server.app = one_at_a_time(server._server.app)
     try:
         host, port = server.get_host_and_port()
         request = urllib.request.Request(f"http://{host}:{port}/bucket", method="PUT")
@@ -59,3 +63,16 @@ def s3_server() -> Iterator[str]:
         yield f"http://{host}:{port}"
     finally:
         server.stop()
+
+
+def one_at_a_time(application: Any) -> Any:
+    """The server looks at a condition and then writes; in between another of its threads must not write."""
+    lock = threading.Lock()
+
+    def answer(environ: dict[str, Any], start: Any) -> Any:
+        if not {"HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH"} & environ.keys():
+            return application(environ, start)
+        with lock:
+            return application(environ, start)
+
+    return answer
