@@ -58,7 +58,7 @@ def made(error: AzureError, path: str, *, exists: bool, held: type[errors.Error]
             return Denied("there is no such container", path=path)
         return Absent("there is no such object", path=path)
     if code == "LeaseAlreadyPresent":
-        return held("another holder has the lease", path=path)
+        return held("somebody else holds it, or was cut off within the last minute", path=path)
     if code in _LEASE_LOST:
         return Fenced(f"the lease was lost or is another's ({code})", path=path)
     if code == "BlobAlreadyExists" or (status == 412 and exists):

@@ -108,7 +108,7 @@ class FencedStore(Store):
             return found.etag
         entry = self.stat(name + _SUFFIX) if seconds else None
         if entry is not None and self.now() - entry.modified <= seconds + _TICK:
-            raise Held("another holder has the fence", path=self.path(name))
+            raise Held("somebody else holds it, or was cut off within the last minute", path=self.path(name))
         return found.etag
 
     def guard(self, fence: Fence | None) -> None:

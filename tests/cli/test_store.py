@@ -163,3 +163,17 @@ def test_a_store_that_speaks_s3(shell, place, disk, tmp_path, moto, monkeypatch,
     shell.ok("restore", url, tmp_path / "out.raw")
     assert (tmp_path / "out.raw").read_bytes() == disk.read_bytes()
     assert shell("points", url.replace("bucket", "nowhere")).status == 3
+
+
+def test_who_comes_while_somebody_writes_is_told_so(shell, place, disk, emulator):
+    from azure.storage.blob import BlobLeaseClient, ContainerClient
+
+    shell.ok("replicate", disk, place)
+    client = ContainerClient.from_connection_string(emulator.connection_string, "backup", api_version="2026-06-06")
+    held = BlobLeaseClient(client.get_blob_client(f"{place.rpartition('/')[2]}/head.json"))
+    held.acquire(lease_duration=15)
+    done = shell("replicate", disk, place)
+    assert done.status == 3 and "head.json: somebody else holds it, or was cut off within the last minute" in done.err
+    shell.ok("points", place)  # readers need no lease
+    held.release()
+    shell.ok("replicate", disk, place)

@@ -287,7 +287,7 @@ def comes_back(lab, generation):
 
 
 @pytest.mark.needs("azurite")
-@pytest.mark.sweep(sample=2)
+@pytest.mark.sweep(sample=1)
 @pytest.mark.parametrize("seed", range(40))
 def test_a_history_over_a_bad_link_to_azure(azurite, seed):
     """Seeded: of a hundred requests six meet a trouble. After each cycle every listed point comes back."""
