@@ -95,7 +95,7 @@ def secondsite() -> None:
 
 
 def main() -> NoReturn:
-    """The entry point."""
+    """Run the command line of this process, and end it."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started us, which is no reason to fail
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115

@@ -53,7 +53,7 @@ def secondsite() -> list[str]:
     script = Path(sys.executable).with_name("secondsite")
     if script.exists():
         return [str(script)]
-    return [sys.executable, "-c", "from secondsite.orchestration.cli import main; main()"]
+    return [sys.executable, "-c", "from secondsite.orchestration.entry import main; main()"]
 
 
 def run(command: Sequence[str], *, env: Mapping[str, str] | None = None, keep_output: bool = False) -> Ran:
