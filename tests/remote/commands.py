@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
+from secondsite.engine.remote import hosts
+
 SECONDSITE = (sys.executable, "-c", "from secondsite.orchestration.cli import main; main()")
 
 
@@ -65,7 +67,7 @@ def service(folder: Path, *options: str, listen: str = "127.0.0.1:0", within: Se
     """An agent for `folder`/root, its state in `folder`/there; killed at the end if it still runs."""
     (folder / "root").mkdir(exist_ok=True)
     if not (folder / "there").exists():
-        run("identity", "init", "--state", folder / "there")
+        hosts.init_identity(state=folder / "there")
     made = Service(folder, *options, listen=listen, within=within)
     try:
         yield made
