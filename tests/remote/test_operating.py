@@ -192,6 +192,23 @@ def test_figures_tell_what_came_and_how_old_the_replicas_are(tmp_path: Path) -> 
         assert all(3649 < value <= 3650 for value in days.values())
 
 
+def test_who_is_gone_after_its_requests_is_no_error(tmp_path: Path) -> None:
+    source = image(tmp_path, MIB)
+    with site(tmp_path) as there:
+        state = there.host("source", "disk", allow="send,read,administer")
+        for turn in range(3):
+            engine.replicate(source, there.url(), state=state)
+            engine.points(there.url(), state=state)
+            engine.info(there.url(), state=state)
+            list(engine.image_map(there.url(), state=state))
+            assert engine.verify(there.url(), state=state).ok
+            assert engine.verify(there.url(), source=source, state=state).ok
+            engine.restore(there.url(), tmp_path / f"out{turn}.raw", state=state)
+        engine.prune(there.url(), keep=1, state=state)
+        assert soon(lambda: parsed(there.agent.figures())["secondsite_connections"] == 0)
+        assert not [name for name in parsed(there.agent.figures()) if "errors_total" in name]
+
+
 def test_what_was_lost_and_comes_again_is_counted(tmp_path: Path) -> None:
     with site(tmp_path) as there:
         counts = there.agent.meter.of("disk")

@@ -32,10 +32,10 @@ def hold(request: Request, call: Call, args: q.Hold) -> None:
 
 
 def _ended(call: Call) -> None:
-    """Wait for the end of a call on which nothing more is asked."""
+    """Wait for the end of a call on which nothing more is asked; who is gone has ended it too."""
     while not call.wait(None):
         pass
-    if not call.over:
+    if not call.over and not call.left:
         call.receive()
         raise protocol.Garbled("nothing more was to be said on this call", path=call.peer)
 
@@ -105,14 +105,14 @@ def at_point(request: Request, call: Call, args: q.AtPoint) -> None:
         _answer(call, point)
 
 
-def _answer(call: Call, image: Image) -> None:
-    """Questions in order, until the other side closes the call."""
+def _answer(call: Call, image: Image) -> bool:
+    """Questions in order, until the other side closes the call, or is gone between two of them: then False."""
     while True:
         while not call.wait(_LOOK_SECONDS):
             if isinstance(image, SteadyPoint):
                 image.follow()
-        if call.over:
-            return
+        if call.over or call.left:
+            return call.over
         message = call.receive()
         asked: q.Read | q.Holes = protocol.decode(message.control, _ASKED, call.peer)
         if isinstance(asked, q.Read):

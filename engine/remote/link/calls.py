@@ -10,6 +10,7 @@ import msgspec
 
 from secondsite.engine import errors
 from secondsite.engine.remote.link import protocol as p
+from secondsite.engine.remote.link.wire import Closed
 
 if TYPE_CHECKING:
     from secondsite.engine.remote.link.connection import Connection
@@ -140,9 +141,16 @@ class Call:
 
     @property
     def over(self) -> bool:
-        """The other side has closed it, and there is nothing left to receive."""
+        """The other side has closed it, and there is nothing left to receive; the connection may be gone since."""
         with self._changed:
-            return self._closed_there and not self._arrived and self._failed is None
+            return self._closed_there and not self._arrived
+
+    @property
+    def left(self) -> bool:
+        """The connection ended before the other side closed it, and there is nothing left to receive."""
+        with self._changed:
+            alone = not self._closed_there and not self._arrived and not self._parts
+            return alone and isinstance(self._failed, Closed) and self._failed is self.connection.failed
 
     @property
     def ended(self) -> bool:
