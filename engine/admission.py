@@ -18,7 +18,7 @@ from secondsite.engine.source import Source
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """See `replicate`. Raises Usage for a block size or a format that there is not."""
+    """See `replicate`. Raises Usage for a block size, a format or an epoch that there is not."""
 
     block_size: int | None = None
     head: str | None = None
@@ -30,6 +30,8 @@ class Terms:
             units.check_block_size(self.block_size)
         if self.head is not None:
             check_format(self.head)
+        if self.epoch is not None:
+            units.check_number(self.epoch, "epoch")
 
 
 def open_or_create(root: str, files: Files, make: Callable[[], Identity], *, probe: bool) -> Replica:
@@ -45,14 +47,19 @@ def open_or_create(root: str, files: Files, make: Callable[[], Identity], *, pro
     return Replica.create(root, files, make(), probe=probe)
 
 
+def is_empty(replica: Replica) -> bool:
+    """Was nothing ever committed here, and does it wait for nothing?"""
+    files, layout = replica.files, replica.layout
+    return not replica.head_generation() and not files.exists(layout.head) and files.size(layout.waiting) < 0
+
+
 def admit(replica: Replica, origin: Source, terms: Terms) -> None:
     """May this source write into this replica, whose writer the caller is? Raises Refused. Mends a damaged copy of the
     identity.
     """
     identity, block_size, head, epoch = replica.look_again(), terms.block_size, terms.head, terms.epoch
-    waits = replica.files.size(replica.layout.waiting) >= 0
-    if not replica.head_generation() and not replica.files.exists(replica.layout.head) and not waits:
-        # Nothing was ever committed here: a first cycle that failed binds nobody to what it was to be.
+    if is_empty(replica):
+        # A first cycle that failed binds nobody to what it was to be.
         made = identity.raised(max(identity.epoch, epoch or 0)).following(origin.name, origin.format)
         made = made.reshaped(block_size or identity.block_size, head or identity.head_format)
         if made != identity:

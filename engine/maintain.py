@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from secondsite.engine import errors
+from secondsite.engine import errors, units
 from secondsite.engine.files import Files
 from secondsite.engine.images import Image
 from secondsite.engine.remote import reach, url
@@ -43,6 +43,7 @@ def prune(
     """
     if (keep is None) == (drop is None) or (keep is not None and keep < 1):
         raise errors.Usage("give either keep (at least 1) or the points to drop")
+    units.check_number(keep or 1, "keep")
     if url.is_remote(os.fspath(replica)):
         return reach.prune(os.fspath(replica), state, keep=keep, drop=drop)
     opened = Replica.open(os.fspath(replica), files)
@@ -60,6 +61,7 @@ def raise_epoch(
     """Fence off sources with a lower epoch (DESIGN D9): the replica's epoch becomes `epoch`, never lower. What one of
     them is sending over a network ends within a second.
     """
+    units.check_number(epoch, "epoch")
     if url.is_remote(os.fspath(replica)):
         return reach.raise_epoch(os.fspath(replica), state, epoch)
     opened = Replica.open(os.fspath(replica), files)

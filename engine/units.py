@@ -18,6 +18,8 @@ DEFAULT_BLOCK_SIZE = 64 * KIB
 # 64 TiB in the smallest blocks, 1 PiB in the default ones. The table of such an image's block map takes 128 MiB of
 # memory, and no file that claims more is believed.
 MAX_BLOCKS = 1 << 34
+# Sizes, counts, epochs and times: whatever a file offset can be. No record holds more.
+MAX_NUMBER = (1 << 63) - 1
 
 _FACTORS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
 
@@ -28,7 +30,7 @@ def parse_size(text: str) -> int:
     if match is None:
         raise errors.Usage(f"{text!r} is not a size; write a number with K, M, G or T, such as 64K")
     size = Decimal(match[1]) * _FACTORS[match[2].upper()]
-    if size >= 1 << 63:
+    if size > MAX_NUMBER:
         raise errors.Usage(f"{text!r} is more than a file can have")
     return int(size)
 
@@ -52,3 +54,10 @@ def check_block_size(size: int) -> int:
     if size & (size - 1) or not MIN_BLOCK_SIZE <= size <= MAX_BLOCK_SIZE:
         raise errors.Usage(f"block size {size} is not a power of two from 4K to 4M")
     return size
+
+
+def check_number(number: int, what: str, *, least: int = 0) -> int:
+    """One that a record can hold, or Usage."""
+    if not least <= number <= MAX_NUMBER:
+        raise errors.Usage(f"{what} {number} is not from {least} to {MAX_NUMBER}")
+    return number

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from secondsite.engine import distrust, errors, scan
+from secondsite.engine import distrust, errors, scan, units
 from secondsite.engine.batch import Batch
 from secondsite.engine.delta import format as fmt
 from secondsite.engine.replica.cycle import Cycle, InPlace, Next
@@ -33,6 +33,7 @@ class Options:
         """Raises Usage."""
         if self.keep is not None and self.keep < 1:
             raise errors.Usage("keep must be at least 1: the newest point is the head")
+        units.check_number(self.keep or 1, "keep")
         distrust.check_count(self.distrust)
         if self.history not in ("auto", "undo", "clone"):
             raise errors.Usage(f"history is auto, undo or clone, not {self.history!r}")

@@ -3,11 +3,11 @@ to know, frames with their acknowledgements, Finish and Done."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
-from secondsite.engine import errors
+from secondsite.engine import errors, units
 from secondsite.engine.remote.link import protocol
 
 OPERATION = "replicate"
@@ -16,6 +16,9 @@ EXPECT = "expect-seed"
 # Pages of a block map that may be asked for at once.
 MAX_PAGES = 64
 TABLE_PIECE = 1024 * 1024
+
+# What a record holds: one that came over and was written all the same would make the replica unreadable.
+Number = Annotated[int, msgspec.Meta(ge=0, le=units.MAX_NUMBER)]
 
 
 class Begin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
@@ -28,7 +31,7 @@ class Begin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     name: str
     source: str
     source_format: str
-    size: int
+    size: Number
     block_size: int | None = None
     head: str | None = None
     epoch: int | None = None
@@ -81,9 +84,9 @@ class Finish(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="finis
 
     seal: str
     tracker: str
-    read_bytes: int
-    changed_bytes: int
-    sent_bytes: int
+    read_bytes: Number
+    changed_bytes: Number
+    sent_bytes: Number
 
 
 class Done(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="done", kw_only=True, omit_defaults=True):
@@ -127,9 +130,9 @@ class Expect(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     anew: bool = False
     replica_id: bytes = b""
     block_size: int = 0
-    seed: int = 0
-    epoch: int = 0
-    point: dict[str, int | str] = {}
+    seed: Number = 0
+    epoch: Number = 0
+    point: dict[str, Number | str] = {}
 
 
 FromSource = Ask | Frames | Finish

@@ -9,13 +9,11 @@ import hashlib
 import json
 from typing import Any
 
-from secondsite.engine import errors
+from secondsite.engine import errors, units
 from secondsite.engine.files import Files
 
 FORMAT = 1
 MAX_BYTES = 1 << 20
-# Numbers are sizes, counts and times: whatever a file offset can be.
-MAX_NUMBER = (1 << 63) - 1
 
 
 def pack(fields: dict[str, Any]) -> bytes:
@@ -76,6 +74,6 @@ def field(fields: dict[str, Any], name: str, kind: type, path: str) -> Any:
     value = fields.get(name)
     if not isinstance(fields.get(name), kind) or isinstance(value, bool):
         raise errors.Damaged(f"{name!r} should be {kind.__name__}", path=path, offset=0)
-    if isinstance(value, int) and not 0 <= value <= MAX_NUMBER:
+    if isinstance(value, int) and not 0 <= value <= units.MAX_NUMBER:
         raise errors.Damaged(f"{name!r} is not from 0 to 2^63", path=path, offset=0)
     return value

@@ -13,7 +13,7 @@ import types
 import typing
 from array import array
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
@@ -46,6 +46,8 @@ def example(kind: Any, chance: random.Random) -> Any:
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         return example(chance.choice(inner), chance)
+    if origin is Annotated:  # a number that none below zero is
+        return max(example(inner[0], chance), 0)
     if origin is Literal:
         return chance.choice(inner)
     if origin is list:
@@ -55,7 +57,7 @@ def example(kind: Any, chance: random.Random) -> Any:
     if origin is dict:
         return {example(inner[0], chance): example(inner[1], chance) for _ in range(chance.randrange(3))}
     if inspect.isclass(kind) and issubclass(kind, msgspec.Struct):
-        hints = typing.get_type_hints(kind)
+        hints = typing.get_type_hints(kind, include_extras=True)
         return kind(**{field.name: example(hints[field.name], chance) for field in msgspec.structs.fields(kind)})
     simple: dict[Any, Callable[[], Any]] = {
         int: lambda: chance.choice((0, 1, -1, 7, 1 << 20, (1 << 63) - 1)), float: lambda: chance.random() * 1e9,
@@ -148,7 +150,8 @@ def rubbish(pair: Pair, state: talk.State, chance: random.Random) -> tuple[bytes
     """A message of a sender's, as control part and body: right, a little wrong, or nothing of the kind."""
     tag = int.from_bytes(state.replica_id[:8], "little")
     finish = talk.Finish(
-        seal=chance.choice((state.seal, "00" * 32, "x")), tracker="scan" * chance.choice((1, 500)), read_bytes=-1,
+        seal=chance.choice((state.seal, "00" * 32, "x")), tracker="scan" * chance.choice((1, 500)),
+        read_bytes=chance.choice((-1, 5)),
         changed_bytes=1 << 62, sent_bytes=0,
     )  # fmt: skip
     pages = [], [0], [-1, 1 << 40], [0] * 65

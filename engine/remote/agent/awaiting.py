@@ -51,10 +51,12 @@ def _admit(replica: Replica, args: talk.Expect, request: Request) -> None:
         raise errors.Refused("waits for another seed (export-seed --anew sends it this one)", path=path)
     if other and waits is not None and waits.generations():
         request.require("administer")  # what is held for the other one goes, and who may only send drops nothing
+    if waits is not None and args.epoch > replica.identity.epoch:
+        request.require("administer")  # it fences
 
 
 def _identity(args: talk.Expect, peer: str) -> Identity:
-    if len(args.replica_id) != 16 or not 0 <= args.seed < 1 << 63 or not 0 < args.epoch < 1 << 62:
+    if len(args.replica_id) != 16 or not args.epoch:
         raise protocol.Garbled("a replica's id, seed or epoch that is none", path=peer)
     units.check_block_size(args.block_size)
     return Identity(

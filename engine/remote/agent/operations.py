@@ -29,7 +29,7 @@ class Operation(msgspec.Struct, frozen=True):
 def _receive(work: Request, call: Call, begin: talk.Begin) -> object:
     made = Receiver(
         work.folder, work.files, stopping=work.stopping, counts=work.counts, keep=work.keep,
-        dropping=lambda: work.require("administer"),
+        administering=lambda: work.require("administer"),
     )  # fmt: skip
     return made.run(call, begin)
 

@@ -49,17 +49,18 @@ class _Origin:
 
 class Receiver:
     """One replica in a folder that the caller has chosen and allowed; `run` serves one call. A cycle leaves the newest
-    `keep` points, and fewer where the source asks for that and `dropping` does not raise Refused.
+    `keep` points, and fewer where the source asks for that and `administering` does not raise Refused; a higher epoch
+    takes that too.
     """
 
     def __init__(
         self, root: str, files: Files, *, history: str = "auto", codec: str = "auto", workers: int = 1,
         clock: Callable[[], datetime.datetime] = replication.utc_now, stopping: Callable[[], bool] = lambda: False,
-        counts: Counts | None = None, keep: int | None = None, dropping: Callable[[], None] = lambda: None,
+        counts: Counts | None = None, keep: int | None = None, administering: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         self.root, self.files, self.stopping, self.counts = root, files, stopping, counts or Counts()
         self.options = Options(fmt.parse_codec(codec), history, False, False, workers, clock)
-        self.keep, self.dropping, self._drops = keep, dropping, False
+        self.keep, self.administering, self._drops = keep, administering, False
 
     def run(self, call: Call, begin: talk.Begin) -> Point | None:
         """Until the point is there (None where nothing had changed), or an error, which the caller passes on. Raises
@@ -90,21 +91,28 @@ class Receiver:
             resync.come_to_rest(replica)
         with replica.writing():
             if begin.resync:
+                self._fence(replica, terms.epoch)
                 admission.admit(replica, origin, terms)
                 self._check(begin, replica, resync.newest(replica, self.options))
                 return None
             settle(replica, self.options, Monitor())
+            self._fence(replica, terms.epoch)
             admission.admit(replica, origin, terms)
             resync.refuse_pending(replica)
             below = ground.of(replica, self.options, stack)
             self._check(begin, replica, below.old)
             return below
 
+    def _fence(self, replica: Replica, epoch: int | None) -> None:
+        """Raises Refused where a replica that holds something would get a higher epoch of who may not administer it."""
+        if epoch is not None and epoch > replica.look_again().epoch and not admission.is_empty(replica):
+            self.administering()
+
     def _take_options(self, begin: talk.Begin) -> None:
         history = self.options.history if begin.history == "auto" else begin.history
         self.options = replace(self.options, history=history, keep=begin.keep, resync=begin.resync)
         if begin.keep is not None:
-            self.dropping()
+            self.administering()
             self._drops = self.keep is None or begin.keep < self.keep
             self.keep = begin.keep if self._drops else self.keep
 
@@ -114,15 +122,15 @@ class Receiver:
         """
         try:
             if self._drops:
-                self.dropping()  # it may have been revoked meanwhile
+                self.administering()  # it may have been revoked meanwhile
             return prune.keep_newest(replica, self.keep) if self.keep is not None else 0
         except errors.Error as error:
             replica.warn(f"older points were not dropped ({error})")
             return 0
 
     def _replica(self, begin: talk.Begin, peer: str) -> Replica:
-        if max(len(begin.source), len(begin.source_format)) > MAX_NAME or begin.size < 0:
-            raise protocol.Garbled("a name that is too long, or a negative size", path=peer)
+        if max(len(begin.source), len(begin.source_format)) > MAX_NAME:
+            raise protocol.Garbled("a name that is too long", path=peer)
         if self.files.exists(self.root) and self.files.size(f"{self.root}/replica.json") >= 0:
             return Replica.open(self.root, self.files)
         check_size(begin.head or "raw", begin.size, peer)

@@ -48,6 +48,4 @@ def cancel_resync(request: Request, call: Call, args: q.CancelResync) -> None:
 
 
 def raise_epoch(request: Request, call: Call, args: q.RaiseEpoch) -> None:
-    if not 0 <= args.epoch < 1 << 62:
-        raise errors.Usage(f"{args.epoch} is no epoch")
     call.send(q.Count(maintain.raise_epoch(request.folder, args.epoch, files=request.files)))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from secondsite.engine import errors
+from secondsite.engine import errors, units
 from secondsite.engine.replica import record
 from secondsite.engine.replica.identity import Identity
 from secondsite.engine.replica.layout import MAX_GENERATION
@@ -132,7 +132,7 @@ def _row(said: Any, path: str) -> Row:
         raise errors.Damaged("a point in it does not parse", path=path)
     row = Row(*said)
     numbers = (row.generation - 1, row.virtual_bytes, row.changed_bytes, MAX_GENERATION - row.generation)
-    if min(numbers) < 0 or max(numbers) > record.MAX_NUMBER or not _DIGEST.fullmatch(row.digest):
+    if min(numbers) < 0 or max(numbers) > units.MAX_NUMBER or not _DIGEST.fullmatch(row.digest):
         raise errors.Damaged("a point in it makes no sense", path=path)
     parse_time(row.time, path)
     return row
