@@ -18,6 +18,7 @@ class Replicated:
     changed, or all was read). The source's writer may have stood still for `stall_seconds` (None: nothing stopped it).
     `application`: file systems or databases were at rest. `kept_bytes`: what the tracking had taken beside the source.
 
+    `read_bytes` are this call's. A cycle that goes on where another call was cut short has changed what both did.
     To another host `over_bytes` went over the link in `attempts`, `again_bytes` of them twice because of a cut.
     """
 

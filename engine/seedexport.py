@@ -16,6 +16,7 @@ from typing import Any
 
 from secondsite.engine import errors, scan, units
 from secondsite.engine import source as sources
+from secondsite.engine.account import Account
 from secondsite.engine.batch import SMALL_BATCH_BYTES
 from secondsite.engine.blockmap import BlockMap
 from secondsite.engine.delta import format as fmt
@@ -232,10 +233,10 @@ class _Export:
         ).run()  # fmt: skip
 
     def _commit(self, seed: Seed, moment: datetime.datetime, held: BlockMap) -> Seed:
-        made = seed.identity
+        made, account = seed.identity, Account(seed.identity.block_size, seed.size).whole(held)
         point = Point(
             GENERATION, format_time(moment), seed.size, held.seal().hex(), "initial", self.tracker,
-            self.tally.read_bytes, self.tally.changed_bytes, self.tally.sent_bytes, made.epoch, made.replica_id.hex(),
+            self.tally.read_bytes, account.changed_bytes, account.data_bytes, made.epoch, made.replica_id.hex(),
         )  # fmt: skip
         whole = replace(seed, parts=self.medium.found(), point=point)
         self.medium.write(whole)

@@ -90,7 +90,9 @@ class Finish(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="finis
 
 
 class Done(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="done", kw_only=True, omit_defaults=True):
-    """The replica durably holds the point. Since version 2: `pruned` points were dropped, and what did no harm."""
+    """The replica durably holds the point. Since version 2: `pruned` points were dropped, what did no harm, and what
+    all attempts of the cycle together changed, each block once (account.py).
+    """
 
     kind: str
     generation: int
@@ -99,6 +101,8 @@ class Done(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="done", 
     history: str
     pruned: int = 0
     warnings: list[str] = []
+    changed_bytes: int | None = None
+    data_bytes: int | None = None
 
 
 class Looked(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="looked"):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from secondsite.engine import errors
+from secondsite.engine.account import Account
 from secondsite.engine.delta.blocks import batches
 from secondsite.engine.progress import Monitor
 from secondsite.engine.replica.directory import Replica
@@ -50,11 +53,14 @@ def _apply(
         monitor.begin("held", reader.file.size)
         work = Work(replica, old, size, options, mending, point.generation)
         try:
+            account = Account(replica.identity.block_size, size)
             for batch in batches(reader, seed):
                 monitor.check()
+                account.put(mending.previous, batch)
                 work.put(batch, 0)
                 monitor.advance(batch.used)
-            work.conclude(point)
+            # Of deltas that were merged meanwhile the point knows its own change alone.
+            work.conclude(replace(point, changed_bytes=account.changed_bytes))
         except BaseException:
             work.abort()
             raise

@@ -10,8 +10,10 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 from secondsite.engine import errors
+from secondsite.engine.account import Account
 from secondsite.engine.batch import Batch
 from secondsite.engine.blockmap import BlockMap
 from secondsite.engine.delta import format as fmt
@@ -172,19 +174,20 @@ class Waiting:
 
     # -- holding ---------------------------------------------------------------------------------------------
 
-    def hold(self, batches: Batches, old: Point, point: Point, codec: tuple[int, int]) -> None:
-        """Keep what leads from `old`, the newest, to `point`, durably. Raises Damaged where it leads elsewhere. A page
-        of the map that is found damaged has all of it made anew.
+    def hold(self, batches: Batches, old: Point, point: Point, codec: tuple[int, int]) -> Account:
+        """Keep what leads from `old`, the newest, to `point`, durably; what that changes, which the point records.
+        Raises Damaged where it leads elsewhere. A page of the map that is found damaged has all of it made anew.
         """
         try:
-            self._hold(batches(), old, point, codec)
+            account = self._hold(batches(), old, point, codec)
         except errors.Damaged as error:
             if error.path != self._changing:
                 raise
-            self._hold(batches(), old, point, codec)
+            account = self._hold(batches(), old, point, codec)
         self._compact(point.virtual_bytes, codec)
+        return account
 
-    def _hold(self, batches: Iterable[Batch], old: Point, point: Point, codec: tuple[int, int]) -> None:
+    def _hold(self, batches: Iterable[Batch], old: Point, point: Point, codec: tuple[int, int]) -> Account:
         files, root, made, target = self.files, self.replica.layout.root, self._changing, self.delta(point.generation)
         self.open_map(old).close()
         files.replace(self.map, made)
@@ -196,15 +199,17 @@ class Waiting:
         try:
             with files.open(target + ".tmp", "create") as file, self.replica.open_map(made, "rw") as block_map:
                 block_map.resize(point.virtual_bytes)
-                _write(DeltaWriter(file, header), block_map, batches, old, point, codec)
+                account = _write(DeltaWriter(file, header), block_map, batches, old, point, codec)
         except BaseException:
             files.unlink(target + ".tmp")
             files.unlink(made)
             raise
         files.replace(target + ".tmp", target)
+        point = replace(point, changed_bytes=account.changed_bytes)
         record.write(files, self.record(point.generation), point.fields())
         files.replace(made, self.map)
         files.flush_dir(root)
+        return account
 
     def _compact(self, size: int, codec: tuple[int, int]) -> None:
         """Merge neighbours until half of the room is left again, so that it costs little more than what came."""
@@ -252,9 +257,10 @@ class Waiting:
 def _write(
     writer: DeltaWriter, block_map: BlockMap, batches: Iterable[Batch], old: Point, point: Point,
     codec: tuple[int, int],
-) -> None:  # fmt: skip
-    buffer = FrameBuffer(*codec)
+) -> Account:  # fmt: skip
+    buffer, account = FrameBuffer(*codec), Account(block_map.block_size, point.virtual_bytes)
     for batch in batches:
+        account.put(block_map, batch)
         buffer.encode(batch, writer.header.tag)
         writer.append(buffer)
         block_map.store(batch.blocks, batch.hashes, batch.count)
@@ -263,3 +269,4 @@ def _write(
         raise errors.Damaged(told, path=writer.file.path)
     writer.finish(bytes.fromhex(old.seal), block_map.seal())
     block_map.file.flush()
+    return account

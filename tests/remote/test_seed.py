@@ -63,6 +63,7 @@ def test_what_comes_before_the_medium_is_held_and_follows_it(there: Site, disk: 
     assert engine.replicate(disk, there.url(), state=state).kind == "unchanged"
     brought = engine.import_seed(usb, replica(there))
     assert (brought.kind, brought.point, brought.held, brought.warnings) == ("imported", "4", 3, [])
+    assert [point.changed_bytes for point in engine.points(replica(there))] == [SIZE // 2, BLOCK, BLOCK, BLOCK]
     assert head(there) == disk.read_bytes() and engine.verify(replica(there), source=disk).ok
     for generation, data in kept.items():
         out = there.folder / f"out{generation}"
@@ -253,6 +254,9 @@ def test_whole_parts_stay_and_are_not_written_again(disk: Path, usb: Path, tmp_p
     write(disk, 12, 99)
     done = engine.export_seed(disk, usb, state=state, codec="none")
     assert 0 < done.written_bytes < 44 * BLOCK and done.parts == 2 and not list(usb.glob("*.tmp"))
+    made = medium.read()
+    assert made is not None and made.point is not None
+    assert made.point.changed_bytes == made.point.sent_bytes == SIZE // 2
     engine.import_seed(usb, tmp_path / "r")
     assert (tmp_path / "r" / "head.raw").read_bytes() == disk.read_bytes()
 

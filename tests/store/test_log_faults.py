@@ -104,6 +104,9 @@ def test_what_has_arrived_is_not_sent_again(monkeypatch):
         done = lab.cycle(data)
         assert done.resumed_blocks * BLOCK <= arrived <= done.resumed_blocks * BLOCK * 1.1
         assert first.sent > 0 and done.sent_bytes + arrived < 1.1 * len(data) + 8 * BLOCK
+        told = done.sending.done
+        assert done.sending.tally.changed_bytes < told.changed_bytes == told.data_bytes == len(data)
+        assert Replica.open(lab.store).head.points[-1].changed_bytes == len(data)
         lab.check()
 
 
@@ -119,7 +122,9 @@ def test_what_arrived_for_another_state_of_the_disk_is_looked_at_again(monkeypat
     lab.store.objects.pop("head.json.lease", None)
     assert any(name.startswith("segments/000000000002/") for name in lab.store.objects)
     lab.forget()
-    lab.cycle(first[: 10 * BLOCK] + bytes(5 * BLOCK) + os.urandom(10 * BLOCK) + between[25 * BLOCK :])
+    done = lab.cycle(first[: 10 * BLOCK] + bytes(5 * BLOCK) + os.urandom(10 * BLOCK) + between[25 * BLOCK :])
+    told = done.sending.done
+    assert (told.changed_bytes, told.data_bytes) == (30 * BLOCK, 25 * BLOCK)
     lab.check()
 
 

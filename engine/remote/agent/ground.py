@@ -6,8 +6,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
+from typing import NamedTuple
 
 from secondsite.engine import attempts, errors
+from secondsite.engine.account import Account
 from secondsite.engine.batch import Batch
 from secondsite.engine.blockmap import BlockMap
 from secondsite.engine.progress import Monitor
@@ -18,7 +21,14 @@ from secondsite.engine.replica.point import Point
 from secondsite.engine.seeding.waiting import Waiting
 from secondsite.engine.work import Options, Work
 
-Made = tuple[str, Point, str]
+
+class Made(NamedTuple):
+    """`history` is how the point before is kept; `account` says what the cycle changed, which the point records."""
+
+    kind: str
+    point: Point
+    history: str
+    account: Account
 
 
 class Ground(ABC):
@@ -39,8 +49,8 @@ class Ground(ABC):
 
     @abstractmethod
     def apply(self, held: spool.Spool, point: Point, stopping: Callable[[], bool]) -> Made:
-        """What was spooled, as this point: kind, point, and how the one before is kept. Raises Damaged where it does
-        not lead there; whatever it raises, it took back.
+        """What was spooled, as this point. Raises Damaged where it does not lead there; whatever it raises, it took
+        back.
         """
 
 
@@ -64,7 +74,7 @@ class Standing(Ground):
 
     def apply(self, held: spool.Spool, point: Point, stopping: Callable[[], bool]) -> Made:
         work = Work(self.replica, self.old, point.virtual_bytes, self.options, self.mending)
-        return commit(work, held, point, stopping)
+        return commit(work, held, point, stopping, self.previous)
 
 
 class OnItsWay(Ground):
@@ -81,19 +91,27 @@ class OnItsWay(Ground):
 
     def apply(self, held: spool.Spool, point: Point, stopping: Callable[[], bool]) -> Made:
         seed = self.waits.replica.identity.seed
-        self.waits.hold(lambda: _until(held.batches(seed), stopping), self.old, point, self.options.packing)
-        return "held", point, "held"
+        account = self.waits.hold(
+            lambda: _until(held.batches(seed), stopping), self.old, point, self.options.packing
+        )
+        return Made("held", point, "held", account)
 
 
-def commit(work: Work, held: spool.Spool, point: Point, stopping: Callable[[], bool]) -> Made:
-    """See Ground.apply."""
+def commit(
+    work: Work, held: spool.Spool, point: Point, stopping: Callable[[], bool], before: BlockMap | None
+) -> Made:
+    """See Ground.apply; `before` is what the source was compared with."""
+    account = Account(held.token.block_size, point.virtual_bytes)
     try:
         if isinstance(held, arrival.Arrival):
             work.cycle = held.settled()
+            account.whole(held.map)
         else:
             for batch in _until(held.batches(work.replica.identity.seed), stopping):
+                account.put(before, batch)
                 work.put(batch, 0)
-        return work.conclude(point)
+        made = work.conclude(replace(point, changed_bytes=account.changed_bytes))
+        return Made(*made, account)
     except BaseException:
         work.abort()
         raise

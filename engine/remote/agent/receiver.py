@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from secondsite.engine import admission, errors, replication, units
+from secondsite.engine.account import Account
 from secondsite.engine.delta import format as fmt
 from secondsite.engine.files import Files
 from secondsite.engine.progress import Monitor
@@ -263,17 +264,17 @@ class _Session:
             spool.drop(self.replica)
             self._done("unchanged", old, self.replica.identity.history)
             return None
-        kind, point, history = self._apply(said, old, size)
+        made = self._apply(said, old, size)
         spool.drop(self.replica)
-        self._done(kind, point, history)
-        return point
+        self._done(made.kind, made.point, made.history, made.account)
+        return made.point
 
-    def _apply(self, said: talk.Finish, old: Point | None, size: int) -> tuple[str, Point, str]:
+    def _apply(self, said: talk.Finish, old: Point | None, size: int) -> ground.Made:
         kind = "initial" if old is None else "resync" if self.options.resync else "delta"
         point = Point(
             (old.generation if old else 0) + 1, format_time(self.options.clock()), size, said.seal, kind,
-            said.tracker[:64], said.read_bytes, said.changed_bytes, said.sent_bytes, self.replica.identity.epoch,
-            self.replica.identity.replica_id.hex(),
+            said.tracker[:64], said.read_bytes, said.changed_bytes, self.held.taken - fmt.HEADER_BYTES,
+            self.replica.identity.epoch, self.replica.identity.replica_id.hex(),
         )  # fmt: skip
         try:
             return self.ground.apply(self.held, point, self.stopping)
@@ -285,11 +286,15 @@ class _Session:
                 raise protocol.Garbled(told, path=self.replica.layout.root) from None
             raise
 
-    def _done(self, kind: str, point: Point, history: str) -> None:
+    def _done(self, kind: str, point: Point, history: str, account: Account | None = None) -> None:
         pruned = self.prune(self.replica)
         done = talk.Done(kind=kind, generation=point.generation, seal=point.seal, time=point.time, history=history)
         if self.call.connection.version >= 2:
             told = [warning[:1000] for warning in self.replica.warnings[: talk.MAX_WARNINGS]]
             done = msgspec.structs.replace(done, pruned=pruned, warnings=told)
+            if account is not None:
+                done = msgspec.structs.replace(
+                    done, changed_bytes=account.changed_bytes, data_bytes=account.data_bytes
+                )
         self.call.send(done)
 

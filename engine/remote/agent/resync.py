@@ -89,11 +89,11 @@ class Compared(ground.Ground):
         try:
             with Mending(replica, self.old, True, options.workers, Monitor(), compared=self.found.held) as mending:
                 work = Work(replica, self.old, point.virtual_bytes, options, mending)
-                made = ground.commit(work, held, point, stopping)
+                made = ground.commit(work, held, point, stopping, self.previous)
         except errors.Damaged:
             comparison.drop(replica)
             raise
-        _settle(replica, made[1])
+        _settle(replica, made.point)
         return made
 
 

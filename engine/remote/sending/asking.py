@@ -79,10 +79,12 @@ def result(found: Sending, size: int, began: float, asking: Asking, sent: Sent) 
     why = sources.BY_TIMES if by_times else asking.chosen.why if asking.chosen else ""
     warnings = [*found.warnings, *(asking.far.warnings if asking.far else [])]
     over, again, attempts = sent.bytes, sent.again, sent.attempts
+    changed = tally.changed_bytes if done.changed_bytes is None else done.changed_bytes
+    data = tally.sent_bytes if done.data_bytes is None else done.data_bytes
     sent.begin()
     return Replicated(
-        done.kind, done.generation, str(done.generation), found.tracker, size, tally.read_bytes, tally.changed_bytes,
-        tally.sent_bytes, time.monotonic() - began, done.history, done.pruned, warnings, why,
+        done.kind, done.generation, str(done.generation), found.tracker, size, tally.read_bytes, changed,
+        data, time.monotonic() - began, done.history, done.pruned, warnings, why,
         found.marked is None and not by_times, found.sampled, found.caught(), found.stall_seconds, found.application,
         found.kept_bytes, over, again, attempts,
     )  # fmt: skip

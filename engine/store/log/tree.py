@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from secondsite.engine import errors, kernel
+from secondsite.engine.account import Account
 from secondsite.engine.batch import Batch
 from secondsite.engine.blockmap import DIGEST_BYTES, PAGE_BLOCKS, PAGE_BYTES, ZERO_DIGEST, BlockMap, seal_of
 from secondsite.engine.delta import format as fmt
@@ -149,6 +150,21 @@ def save(old: Tree, held: BlockMap, changes: BlockMap, packer: Packer) -> tuple[
     for at in range(0, len(dirty), _TOGETHER):
         _save_pages(old, held, changes, dirty[at : at + _TOGETHER], writer, entries)
     return _save_groups(old, entries, writer)
+
+
+def count(old: Tree, held: BlockMap, account: Account) -> Account:
+    """What leads from the old map to these hashes."""
+    digests = [held.digests()[at : at + DIGEST_BYTES] for at in range(0, DIGEST_BYTES * held.pages, DIGEST_BYTES)]
+    before = [old.entry(page)[0] if page < old.count else ZERO_DIGEST for page in range(held.pages)]
+    differ = [page for page in range(held.pages) if before[page] != digests[page]]
+    for at in range(0, len(differ), _TOGETHER):
+        part = differ[at : at + _TOGETHER]
+        found = {page.number: page.hashes for page in old.pages(number for number in part if number < old.count)}
+        for page in part:
+            first, blocks = page * PAGE_BLOCKS, min(PAGE_BLOCKS, held.blocks - page * PAGE_BLOCKS)
+            after, was = held.read(first, blocks) or bytes(16 * blocks), found.get(page, memoryview(bytes(PAGE_BYTES)))
+            account.add(array("Q", range(first, first + blocks)), after, was[: 16 * blocks])
+    return account
 
 
 def _save_pages(

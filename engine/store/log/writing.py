@@ -11,7 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
+import msgspec
+
 from secondsite.engine import admission, errors, scan, units
+from secondsite.engine.account import Account
 from secondsite.engine.admission import Terms
 from secondsite.engine.batch import Batch
 from secondsite.engine.blockmap import PAGE_BLOCKS, BlockMap
@@ -170,13 +173,23 @@ class Attempt:
             if self.head.of(self.identity) != self.identity:
                 self.head = heads.become(self.store, self.head, self.identity, self.fence)
             return _done("unchanged", self.before.point)
+        account, taken = self._account(outlet.held, tally), self.spool.laid_bytes
         point = Point(
             self.header.target_generation, format_time(self.began), self.header.target_size, seal,
-            "delta" if self.before else "initial", tracker, tally.read_bytes, tally.changed_bytes, sent_bytes,
+            "delta" if self.before else "initial", tracker, tally.read_bytes, account.changed_bytes, taken + sent_bytes,
             self.identity.epoch, self.head.replica_id,
         )  # fmt: skip
         self._commit(manifest.Manifest(point, self._map(outlet)))
-        return _done(point.kind, point)
+        done = _done(point.kind, point)
+        return msgspec.structs.replace(done, changed_bytes=account.changed_bytes, data_bytes=account.data_bytes)
+
+    def _account(self, held: BlockMap, tally: scan.Tally) -> Account:
+        """What the cycle changes: the scan has seen all of it where no attempt before brought a part."""
+        made = Account(self.identity.block_size, self.header.target_size)
+        if self.spool.blocks:
+            return tree.count(self.old, held, made)
+        made.changed_bytes, made.data_bytes = tally.changed_bytes, tally.sent_bytes
+        return made
 
     def _map(self, outlet: Outlet) -> tuple[manifest.Group | None, ...]:
         header = tree.header(self.identity, self.header.target_generation, self.identity.epoch)
@@ -209,6 +222,7 @@ class Spool:
                 self.taken.add(number)
                 self.entries.append((number, entry))
         self.bytes, self.blocks = sum(entry.size for _, entry in self.entries), 0
+        self.laid_bytes = 0
 
     def lay(self, held: BlockMap, changes: BlockMap) -> plan.Spooled:
         """Into the map of hashes and that of places. What is damaged, or for another base or size, is not looked at."""
@@ -222,6 +236,7 @@ class Spool:
                 for frame, offset, length in table.frames:
                     self._check(frame, entry.name)
                     self._lay(frame, Place(number, offset, length), held, changes, found)
+                    self.laid_bytes += length
         return found
 
     def _check(self, frame: Frame, name: str) -> None:
