@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -43,12 +43,14 @@ def serve(
     overlay: str | os.PathLike[str] | None = None,
     tls: str | None = None,
     state: str | os.PathLike[str] | None = None,
+    told: Callable[[str], object] = lambda line: None,
 ) -> Iterator[Serving]:
     """Export a recovery point while the context is open. Its bytes never change, and cycles into the replica go on.
 
     `socket` is the path of a Unix socket, `listen` an address and a port (0: any); one of them at least. `overlay` is a
     file that takes the writes; it may be used again with the same point. `tls` is a folder with server-cert.pem and
-    server-key.pem, and ca-cert.pem where clients must show a certificate.
+    server-key.pem, and ca-cert.pem where clients must show a certificate. `told` gets a line where the link to another
+    host's replica is lost, where it is back, and where the point is gone.
 
     Raises Usage, Refused, Busy, Damaged, Unreachable.
     """
@@ -59,7 +61,7 @@ def serve(
     if socket is None and listen is None:
         raise errors.Usage("say where to listen: a socket's path, or an address and a port")
     with ExitStack() as stack:
-        point = _open(os.fspath(replica), at, state)
+        point = _open(os.fspath(replica), at, state, told)
         stack.enter_context(point)
         image = _over(point, overlay) if overlay is not None else point
         if image is not point:
@@ -78,9 +80,11 @@ def serve(
         yield Serving(urls, point.name, point.size, overlay is not None)
 
 
-def _open(replica: str, at: str, state: str | os.PathLike[str] | None) -> SteadyPoint | FarPoint:
+def _open(
+    replica: str, at: str, state: str | os.PathLike[str] | None, told: Callable[[str], object]
+) -> SteadyPoint | FarPoint:  # fmt: skip
     if url.is_remote(replica):
-        return reach.far_point(replica, state, at)
+        return reach.far_point(replica, state, at, told)
     return SteadyPoint(Replica.open(replica), at)
 
 

@@ -38,12 +38,14 @@ def files_of(
         yield str(remote), far.FarFiles(connection, str(remote), remote.name)
 
 
-def far_point(replica: str, state: State, at: str = "latest") -> FarPoint:
+def far_point(
+    replica: str, state: State, at: str = "latest", told: Callable[[str], object] = lambda line: None
+) -> FarPoint:  # fmt: skip
     """A point of an agent's replica, which stays as it is while it is open."""
     from secondsite.engine.remote.far.point import FarPoint
     from secondsite.engine.remote.home import Home
 
-    return FarPoint(url.parse(replica), Home.of(state), at)
+    return FarPoint(url.parse(replica), Home.of(state), at, told)
 
 
 def verify(

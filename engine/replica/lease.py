@@ -3,6 +3,10 @@
 A file `lease-ID` in the replica's folder, locked with `flock` by the process that reads, names the lowest generation
 that may not be dropped yet. The kernel lets go of the lock when that process ends, however it ends, and who drops
 points next removes the file. So nothing is kept for the dead, and nothing is taken from the living.
+
+An agent reads for others, who come again when a link broke or the agent was restarted. A lease for one of them is
+called `lease-far-ID`. Where it is found without its lock it counts for GRACE_SECONDS more from then on, which is
+written into it; by then the reader has taken it again, or is gone.
 """
 
 from __future__ import annotations
@@ -10,25 +14,54 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import time
 import zlib
 
 from secondsite.engine import errors
 
 PREFIX = "lease-"
+FAR = f"{PREFIX}far-"
+# Longer than who reads from afar pauses between two tries, and connects (remote/far/point.py).
+GRACE_SECONDS = 60.0
 _TEXT = 12
+_LINE = _TEXT + 10  # with its checksum; the time of a grace follows
 
 
 class Lease:
     """A held lease; made while the replica is held as a reader, so that no points are dropped meanwhile."""
 
-    def __init__(self, root: str, generation: int) -> None:
-        self.path = os.path.join(root, f"{PREFIX}{secrets.token_hex(8)}")
+    def __init__(self, root: str, generation: int, *, far: bool = False) -> None:
+        self._fd = -1
+        if far and self._take(root, generation):
+            return
+        self.path = os.path.join(root, f"{FAR if far else PREFIX}{secrets.token_hex(8)}")
         try:
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._fd, fcntl.LOCK_EX)  # another reader who looks for one of its own lets go of it at once
         except OSError as error:
             raise errors.from_os(error, self.path, "make the lease") from None
-        self.move(generation)
+        try:
+            self.move(generation)
+        except errors.Error:
+            self.end()
+            raise
+
+    def _take(self, root: str, generation: int) -> bool:
+        """One that a far reader of the same point left, so that their number is that of readers."""
+        for name in os.listdir(root):  # noqa: PTH208
+            if not name.startswith(FAR):
+                continue
+            self.path = os.path.join(root, name)
+            try:
+                self._fd = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(self._fd).st_nlink and _number(os.pread(self._fd, _LINE, 0)) == generation:
+                    os.ftruncate(self._fd, _LINE)
+                    return True
+            except OSError:
+                pass  # it is somebody's, or went meanwhile
+            self.leave()
+        return False
 
     def move(self, generation: int) -> None:
         """What lies below `generation` is needed no more."""
@@ -38,6 +71,12 @@ class Lease:
         except OSError as error:
             raise errors.from_os(error, self.path, "write the lease") from None
 
+    def leave(self) -> None:
+        """Let go of a far reader's, who may come again."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
     def end(self) -> None:
         """Give it up; a second call does nothing."""
         if self._fd >= 0:
@@ -45,8 +84,7 @@ class Lease:
                 os.unlink(self.path)
             except OSError:
                 pass  # it is void without its lock
-            os.close(self._fd)
-            self._fd = -1
+            self.leave()
 
 
 def lowest(root: str) -> int | None:
@@ -74,12 +112,25 @@ def _read(path: str) -> int | None:
         return 0
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.basename(path).startswith(FAR) and _in_grace(fd):
+            return _number(os.pread(fd, _LINE, 0))
         os.unlink(path)
         return None
     except OSError:
-        return _number(os.pread(fd, 64, 0))
+        return _number(os.pread(fd, _LINE, 0))
     finally:
         os.close(fd)
+
+
+def _in_grace(fd: int) -> bool:
+    """Of a far reader's lease that nobody holds; the grace begins when that is first seen. A clock that was set back
+    ends it.
+    """
+    now, text = time.time(), os.pread(fd, 64, _LINE)
+    if not text.strip().isdigit():
+        os.pwrite(fd, b"%d\n" % int(now), _LINE)
+        return True
+    return 0 <= now - int(text) < GRACE_SECONDS
 
 
 def _number(data: bytes) -> int:

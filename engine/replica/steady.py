@@ -14,6 +14,7 @@ import secrets
 import threading
 from array import array
 from collections.abc import Iterator
+from contextlib import suppress
 
 from secondsite.engine import errors, kernel
 from secondsite.engine.delta import format as fmt
@@ -35,10 +36,12 @@ class SteadyPoint(PointImage):
     """One point. `at` is as `Replica.choose` takes it; the replica is held as a reader while this is made, no longer.
 
     `follow` looks after what was overwritten and lets go of what is needed no more: who serves calls it now and then.
-    `fd` is a descriptor that holds the point as it is, or -1.
+    `fd` is a descriptor that holds the point as it is, or -1. With `far` the point itself is kept from being dropped,
+    for a reader of another host who may have to ask for it again; on a full disk it is not.
     """
 
-    def __init__(self, replica: Replica, at: str = "latest") -> None:
+    def __init__(self, replica: Replica, at: str = "latest", *, far: bool = False) -> None:
+        self._far: Lease | None = None
         self._layers: list[lookup.Layer] = []
         self._lookup: lookup.Lookup | None = None
         self._follower: _Follower | _Still | None = None
@@ -50,6 +53,9 @@ class SteadyPoint(PointImage):
                 self.point = replica.choose(at)
                 self.path = f"{replica.layout.root} at point {self.point.name}"
                 self._open(replica, self.point)
+                if far and os.access(replica.layout.root, os.W_OK):
+                    with suppress(errors.Full):
+                        self._far = Lease(replica.layout.root, self.point.generation, far=True)
         except BaseException:
             self.close()
             raise
@@ -178,8 +184,15 @@ class SteadyPoint(PointImage):
         else:
             place[:] = bytes(high - low)
 
+    def done(self) -> None:
+        """The far reader said that it needs the point no more."""
+        if self._far is not None:
+            self._far.end()
+
     def close(self) -> None:
         with self._lock:
+            if self._far is not None:
+                self._far.leave()
             if self._follower is not None:
                 self._follower.close()
                 self._follower = None

@@ -37,7 +37,9 @@ def command(
     where = address(listen)
     with (
         output.watching() as watch,
-        engine.serve(replica, at, socket=socket, listen=where, overlay=overlay, tls=tls, state=state) as serving,
+        engine.serve(
+            replica, at, socket=socket, listen=where, overlay=overlay, tls=tls, state=state, told=output.complain
+        ) as serving,
     ):
         how = f"writes go to {overlay}" if serving.writable else "read-only"
         line = f"serving point {serving.point} ({how}): {' '.join(serving.urls)}"

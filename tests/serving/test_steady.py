@@ -193,6 +193,27 @@ def test_leases_of_the_dead_count_for_nothing(tmp_path):
     assert not names(tmp_path)
 
 
+def test_leases_of_far_readers_count_for_a_while_and_are_taken_again(tmp_path, monkeypatch):
+    root, clock = str(tmp_path), [1000.0]
+    monkeypatch.setattr(lease.time, "time", lambda: clock[0])
+    one, other = (lease.Lease(root, 5, far=True) for _ in range(2))
+    one.leave()
+    other.leave()
+    clock[0] += 10_000  # the grace begins when somebody asks
+    assert lease.lowest(root) == 5
+    clock[0] += lease.GRACE_SECONDS - 1
+    assert lease.lowest(root) == 5 and len(names(tmp_path)) == 2
+    again = lease.Lease(root, 5, far=True)
+    assert len(names(tmp_path)) == 2
+    lease.Lease(root, 7, far=True).end()
+    clock[0] += 2
+    assert lease.lowest(root) == 5 and len(names(tmp_path)) == 1
+    again.leave()
+    assert lease.lowest(root) == 5  # another grace
+    clock[0] -= 1
+    assert lease.lowest(root) is None and not names(tmp_path)
+
+
 def test_a_lease_that_cannot_be_read_keeps_everything(tmp_path):
     held = lease.Lease(str(tmp_path), 5)
     os.pwrite(held._fd, b"000000000007", 0)

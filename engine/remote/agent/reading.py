@@ -99,10 +99,11 @@ def _version(image: Image) -> int:
 
 def at_point(request: Request, call: Call, args: q.AtPoint) -> None:
     replica = Replica.open(request.folder, request.files)
-    with SteadyPoint(replica, args.at) as point:
+    with SteadyPoint(replica, args.at, far=True) as point:
         one = point.point
         call.send(q.Standing(point.size, replica.identity.replica_id.hex(), one.generation, one.seal, one.name))
-        _answer(call, point)
+        if _answer(call, point):
+            point.done()
 
 
 def _answer(call: Call, image: Image) -> bool:

@@ -158,6 +158,12 @@ class Call:
         with self._changed:
             return self._closed_there or self._closed_here or self._failed is not None
 
+    @property
+    def failed(self) -> errors.Error | None:
+        """What ended it, where that was an error."""
+        with self._changed:
+            return self._failed
+
     def poll(self) -> p.Message | None:
         """The next message if it is there already. Raises as `receive`."""
         with self._changed:
