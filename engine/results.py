@@ -20,6 +20,7 @@ class Replicated:
 
     `read_bytes` are this call's. A cycle that goes on where another call was cut short has changed what both did.
     To another host `over_bytes` went over the link in `attempts`, `again_bytes` of them twice because of a cut.
+    `moment` is the time of the point that was SOURCE, where it was one: the replica is as old as that.
     """
 
     kind: str
@@ -44,6 +45,7 @@ class Replicated:
     over_bytes: int = 0
     again_bytes: int = 0
     attempts: int = 1
+    moment: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from secondsite.engine.remote.sending import announce, chained
 from secondsite.engine.remote.sending.mapcache import MapCache
 from secondsite.engine.remote.sending.standin import Far
 from secondsite.engine.replica.identity import Identity
-from secondsite.engine.replica.point import Point, format_time
+from secondsite.engine.replica.point import Point, data_time, format_time
 from secondsite.engine.replication import utc_now
 from secondsite.engine.results import SeedExported
 from secondsite.engine.seeding.medium import GENERATION, Medium, Seed
@@ -234,8 +234,9 @@ class _Export:
 
     def _commit(self, seed: Seed, moment: datetime.datetime, held: BlockMap) -> Seed:
         made, account = seed.identity, Account(seed.identity.block_size, seed.size).whole(held)
+        told = data_time(self.origin.moment, moment, self.origin.path)
         point = Point(
-            GENERATION, format_time(moment), seed.size, held.seal().hex(), "initial", self.tracker,
+            GENERATION, told, seed.size, held.seal().hex(), "initial", self.tracker,
             self.tally.read_bytes, account.changed_bytes, account.data_bytes, made.epoch, made.replica_id.hex(),
         )  # fmt: skip
         whole = replace(seed, parts=self.medium.found(), point=point)

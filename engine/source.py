@@ -40,12 +40,14 @@ class Given:
     format: str | None = None
     allow_parent_path: Sequence[str] = ()
     running: bool = False
+    moment: str | None = None
 
     def open(self) -> Source:
         """Raises Unreachable, Damaged, Refused, Usage."""
         return Source(
-            self.source, self.name, format=self.format, allow_parent_path=self.allow_parent_path, running=self.running
-        )
+            self.source, self.name, format=self.format, allow_parent_path=self.allow_parent_path, running=self.running,
+            moment=self.moment,
+        )  # fmt: skip
 
 
 class Source:
@@ -53,7 +55,8 @@ class Source:
 
     Of an NBD export `bitmap` is the metadata context that its URL asks for, whether the server has it or not.
 
-    `running`: a QEMU reads it for us, so that it may be a QCOW2 image too.
+    `running`: a QEMU reads it for us, so that it may be a QCOW2 image too. `moment` is when its bytes were what they
+    are, where that is not when they are read: the time of a recovery point (R2.1).
     """
 
     def __init__(
@@ -64,7 +67,9 @@ class Source:
         format: str | None = None,
         allow_parent_path: Sequence[str] = (),
         running: bool = False,
+        moment: str | None = None,
     ) -> None:
+        self.moment = moment
         self.bitmap: str | None = None
         self.allow_parent_path = allow_parent_path
         if isinstance(source, Image):

@@ -20,7 +20,7 @@ from secondsite.engine.between import Between, between
 from secondsite.engine.images import Image
 from secondsite.engine.progress import Progress
 from secondsite.engine.remote import url
-from secondsite.engine.replica.point import format_time
+from secondsite.engine.replica.point import format_time, parse_time
 from secondsite.engine.replication import replicate, utc_now
 from secondsite.engine.results import Replicated
 from secondsite.engine.store.place import is_place
@@ -171,7 +171,7 @@ class Watch:
             if not error.retryable:
                 raise
             return self._failed(error)
-        self._failures, self._held = 0, began
+        self._failures, self._held = 0, began if done.moment is None else self._of(done.moment)
         # The first copy reads everything: that it takes longer than a cycle says nothing of cycles.
         overdue = done.kind != "initial" and self._schedule.wait(self._monotonic()) <= 0
         self._tell(
@@ -182,6 +182,10 @@ class Watch:
         )  # fmt: skip
         self._tell(last=None, quiet=True)
         return None
+
+    def _of(self, moment: str) -> float:
+        """A wall clock's time by the monotonic one."""
+        return self._monotonic() - max((self._clock() - parse_time(moment)).total_seconds(), 0.0)
 
     def _running(self) -> str:
         if self._known.state in ("degraded", "resync required"):

@@ -79,14 +79,17 @@ class Frames(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="frame
     """The body is frames of a delta, one after another."""
 
 
-class Finish(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="finish", kw_only=True):
-    """All was sent. `seal` is what the replica's block map must be then."""
+class Finish(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="finish", kw_only=True, omit_defaults=True):
+    """All was sent. `seal` is what the replica's block map must be then. Since version 2: `moment` is when the source's
+    bytes were these, where that is not now (R2.1).
+    """
 
     seal: str
     tracker: str
     read_bytes: Number
     changed_bytes: Number
     sent_bytes: Number
+    moment: str | None = None
 
 
 class Done(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="done", kw_only=True, omit_defaults=True):

@@ -65,6 +65,16 @@ def parse_time(text: str, path: str | None = None) -> datetime.datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
 
 
+def data_time(told: str | None, now: datetime.datetime, path: str) -> str:
+    """The time of a point that is made `now`: that of its data where it is `told`, as of a point that goes on to a
+    third site. A time that has not come yet by the clock here is now. Raises Damaged for none.
+    """
+    try:
+        return format_time(now if told is None else min(parse_time(told, path), now))
+    except OverflowError:  # of the year 1, in a zone that is ahead
+        raise errors.Damaged(f"{told!r} is not a time", path=path) from None
+
+
 class Named(Protocol):
     """What a point is called by."""
 

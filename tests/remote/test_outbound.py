@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -249,3 +250,30 @@ def test_a_replica_goes_on_to_a_third_site_while_cycles_arrive(there: Site, disk
         out = tmp_path / "restored.img"
         engine.restore(far.url("copy"), out, state=onward)
         assert out.read_bytes() == disk.read_bytes()
+
+
+def test_a_third_sites_point_has_the_time_of_the_point_that_came(there: Site, disk: Path, tmp_path: Path) -> None:
+    """R2.1, also on a medium; its age is that of the data, and an unchanged cycle makes it no younger."""
+    engine.replicate(disk, there.url(), state=there.host())
+    local = there.root / "disk"
+    (point,) = engine.points(local)
+    time.sleep(1.5)
+    third, seen = tmp_path / "third", []
+    third.mkdir()
+    with site(third) as far:
+        onward = far.host("b", "copy", allow="send,read")
+        for _ in range(2):
+            done = engine.replicate(local, far.url("copy"), state=onward)
+            assert done.moment == point.time
+        (there_too,) = engine.points(far.url("copy"), state=onward)
+        assert there_too.time == point.time
+        with pytest.raises(errors.Cancelled):
+            engine.watch(
+                local, far.url("copy"), every=1, state=onward, observe=seen.append,
+                cancel=lambda: any(now.cycles for now in seen),
+            )  # fmt: skip
+        assert seen[-1].age > 1.5
+        (age,) = re.findall(r'^secondsite_last_good_age_seconds{replica="copy"} (.*)$', far.agent.figures(), re.M)
+        assert float(age) > 1.5
+    medium = tmp_path / "usb"
+    assert engine.export_seed(local, medium, state=tmp_path / "s").time == point.time

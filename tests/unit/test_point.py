@@ -7,7 +7,7 @@ import datetime
 import pytest
 
 from secondsite.engine import errors
-from secondsite.engine.replica.point import Point, choose, format_time, parse_time
+from secondsite.engine.replica.point import Point, choose, data_time, format_time, parse_time
 
 
 def made(generation: int, time: str) -> Point:
@@ -93,3 +93,17 @@ def test_records_of_points() -> None:
     for changes in ({"seal": "A" * 64}, {"seal": "0" * 63}, {"time": "noon"}, {"virtual_bytes": -1}):
         with pytest.raises(errors.Damaged, match="x: "):
             Point.parse({**point.fields(), **changes}, "x", "ab" * 16, 3)
+
+
+def test_the_time_of_a_point_that_goes_on_is_that_of_its_data():
+    """R2.1. What has not come yet by the clock here is now, and what is no time is refused."""
+    now = datetime.datetime(2026, 11, 26, 9, 0, tzinfo=datetime.UTC)
+    for told, time in (
+        (None, "2026-11-26T09:00:00.000000Z"),
+        ("2026-11-26T09:30:00.5+01:00", "2026-11-26T08:30:00.500000Z"),
+        ("2026-11-26T09:00:01Z", "2026-11-26T09:00:00.000000Z"),
+    ):
+        assert data_time(told, now, "peer") == time
+    for bad in ("", "yesterday", "0001-01-01T00:00:00+23:00", "2026-13-01T00:00:00Z"):
+        with pytest.raises(errors.Damaged, match="peer"):
+            data_time(bad, now, "peer")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 class Counts:
     """Of one replica since the agent began. `received` are bytes of frames, `twice` those of them that were lost before
     they were durable and had to come again. `running` streams come in just now. `last_done` is when one ended well, by
-    the monotonic clock.
+    the monotonic clock; None where that says nothing of the data: a point that was the source is as old as it is.
     """
 
     received: int = 0
@@ -44,11 +44,11 @@ class Counts:
             self.received += count
             self._spooled = (self._spooled or 0) + count
 
-    def done(self, seconds: float) -> None:
-        """The replica has the point; `seconds` after its last attempt began."""
+    def done(self, seconds: float, *, looked: bool = True) -> None:
+        """The replica has the point; `seconds` after its last attempt began. `looked`: the source is what it is now."""
         with self._lock:
             self.cycles += 1
-            self.cycle_seconds, self.last_done = seconds, time.monotonic()
+            self.cycle_seconds, self.last_done = seconds, time.monotonic() if looked else None
             self._spooled = None
 
     def failed(self, kind: str) -> None:

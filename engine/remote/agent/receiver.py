@@ -27,7 +27,7 @@ from secondsite.engine.replica import prune
 from secondsite.engine.replica.container import check_size
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.identity import Identity
-from secondsite.engine.replica.point import Point, format_time
+from secondsite.engine.replica.point import Point, data_time, format_time
 from secondsite.engine.seeding.settle import settle
 from secondsite.engine.work import Options
 
@@ -253,7 +253,7 @@ class _Session:
             if (newest.generation, newest.seal) != (old.generation, old.seal) if newest and old else newest is not old:
                 raise errors.Busy("another cycle came in between", path=self.replica.layout.root)
             point = self._finish(said)
-            self.counts.done(time.monotonic() - self._began)
+            self.counts.done(time.monotonic() - self._began, looked=said.moment is None)
             return point
 
     def _finish(self, said: talk.Finish) -> Point | None:
@@ -271,8 +271,9 @@ class _Session:
 
     def _apply(self, said: talk.Finish, old: Point | None, size: int) -> ground.Made:
         kind = "initial" if old is None else "resync" if self.options.resync else "delta"
+        moment = data_time(said.moment, self.options.clock(), self.call.peer)
         point = Point(
-            (old.generation if old else 0) + 1, format_time(self.options.clock()), size, said.seal, kind,
+            (old.generation if old else 0) + 1, moment, size, said.seal, kind,
             said.tracker[:64], said.read_bytes, said.changed_bytes, self.held.taken - fmt.HEADER_BYTES,
             self.replica.identity.epoch, self.replica.identity.replica_id.hex(),
         )  # fmt: skip

@@ -86,5 +86,5 @@ def result(found: Sending, size: int, began: float, asking: Asking, sent: Sent) 
         done.kind, done.generation, str(done.generation), found.tracker, size, tally.read_bytes, changed,
         data, time.monotonic() - began, done.history, done.pruned, warnings, why,
         found.marked is None and not by_times, found.sampled, found.caught(), found.stall_seconds, found.application,
-        found.kept_bytes, over, again, attempts,
+        found.kept_bytes, over, again, attempts, asking.origin.moment,
     )  # fmt: skip

@@ -18,7 +18,7 @@ from secondsite.engine.source import Given, Source
 
 def opened(given: Given, stack: ExitStack, check: Callable[[], object]) -> Source:
     """The source, closed by `stack`. A replica's folder is its newest point, whose bytes never change while it is read,
-    whatever arrives; it is known by the replica's own id, wherever the folder lies.
+    whatever arrives; it is known by the replica's own id, wherever the folder lies, and is as old as the point.
     """
     path = given.source
     if not isinstance(path, Image) and not is_url(path) and os.path.isdir(path):
@@ -28,7 +28,7 @@ def opened(given: Given, stack: ExitStack, check: Callable[[], object]) -> Sourc
             point = patiently(lambda: SteadyPoint(replica), check=check)
             stack.callback(point.close)
             name = given.name or f"replica-{replica.identity.replica_id.hex()}"
-            given = replace(given, source=point, name=name)
+            given = replace(given, source=point, name=name, moment=point.point.time)
     origin = given.open()
     stack.callback(origin.close)
     return origin

@@ -101,7 +101,7 @@ class Transfer:
         state = target.state
         self.sent.resumed(state.spool_bytes)
         if not self.resync and not state.spool_frames and size == state.virtual_bytes and self.trusted(state):
-            done = target.finish(0, state.seal, "mtime", scan.Tally())
+            done = target.finish(0, state.seal, "mtime", scan.Tally(), self.origin.moment)
             told = done.warnings[: talk.MAX_WARNINGS]
             return Sending(state, done, scan.Tally(), "mtime", time.monotonic() - began, warnings=told)
         with self.cache.working(state, target.hashes, target.peer) as held:
@@ -139,7 +139,8 @@ class Transfer:
             if not cut.frozen and origin.stamp() != before:
                 raise errors.SourceChanged("it was written while it was read", path=origin.path)
             made.held.resize(made.size)
-            done = made.target.finish(outlet.bytes, made.held.seal().hex(), cut.tracker, tally)
+            seal = made.held.seal().hex()
+            done = made.target.finish(outlet.bytes, seal, cut.tracker, tally, origin.moment)
             warnings = [*cut.warnings, *done.warnings[: talk.MAX_WARNINGS]]
             self._keep(made.held, warnings)
             _acknowledge(cut, Have(state.replica_id.hex(), done.generation, done.seal), warnings)

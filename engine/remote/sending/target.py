@@ -43,8 +43,12 @@ class Target(Protocol):
     def outlet(self, held: BlockMap, codec: tuple[int, int] | None, sent: Sent, workers: int) -> Outflow:
         """Where a scan's changes go; `held` becomes the map of what the replica will have."""
 
-    def finish(self, sent_bytes: int, seal: str, tracker: str, tally: scan.Tally) -> talk.Done:
-        """Commit what went out, which has this seal. Raises Damaged where something else was committed."""
+    def finish(
+        self, sent_bytes: int, seal: str, tracker: str, tally: scan.Tally, moment: str | None
+    ) -> talk.Done:
+        """Commit what went out, which has this seal and is of this `moment` (None: of now). Raises Damaged where
+        something else was committed.
+        """
 
 
 class Called:
@@ -62,11 +66,13 @@ class Called:
     def outlet(self, held: BlockMap, codec: tuple[int, int] | None, sent: Sent, workers: int) -> Outlet:
         return Outlet(self.call, self.state, held, codec, sent, workers)
 
-    def finish(self, sent_bytes: int, seal: str, tracker: str, tally: scan.Tally) -> talk.Done:
+    def finish(
+        self, sent_bytes: int, seal: str, tracker: str, tally: scan.Tally, moment: str | None
+    ) -> talk.Done:
         call = self.call
         call.send(talk.Finish(
             seal=seal, tracker=tracker, read_bytes=tally.read_bytes, changed_bytes=tally.changed_bytes,
-            sent_bytes=sent_bytes,
+            sent_bytes=sent_bytes, moment=moment if call.connection.version >= 2 else None,
         ))  # fmt: skip
         while True:
             said = talk.from_replica(call.receive().control, call.peer)

@@ -26,7 +26,7 @@ from secondsite.engine.remote import talk
 from secondsite.engine.remote.sending import plan
 from secondsite.engine.remote.sending.tally import Sent
 from secondsite.engine.replica.identity import Identity
-from secondsite.engine.replica.point import Point, format_time
+from secondsite.engine.replica.point import Point, data_time, format_time
 from secondsite.engine.source import Source
 from secondsite.engine.store.base import MAX_FENCE, Absent, Entry, Fence, Store
 from secondsite.engine.store.log import head as heads
@@ -162,7 +162,10 @@ class Attempt:
         self._outlet = Outlet(held, self._changes, packer, uploads, codec or _CODEC, sent)
         return self._outlet
 
-    def finish(self, sent_bytes: int, seal: str, tracker: str, tally: scan.Tally) -> talk.Done:
+    def finish(
+        self, sent_bytes: int, seal: str, tracker: str, tally: scan.Tally, moment: str | None
+    ) -> talk.Done:
+        """Commit it; see Target."""
         outlet = self._outlet
         if outlet is not None:
             outlet.packer.finish()
@@ -175,7 +178,7 @@ class Attempt:
             return _done("unchanged", self.before.point)
         account, taken = self._account(outlet.held, tally), self.spool.laid_bytes
         point = Point(
-            self.header.target_generation, format_time(self.began), self.header.target_size, seal,
+            self.header.target_generation, data_time(moment, self.began, self.peer), self.header.target_size, seal,
             "delta" if self.before else "initial", tracker, tally.read_bytes, account.changed_bytes, taken + sent_bytes,
             self.identity.epoch, self.head.replica_id,
         )  # fmt: skip
