@@ -98,6 +98,7 @@ class Cancelled(Error):
 
 def from_os(error: OSError, path: str | os.PathLike[str], doing: str) -> Error:
     """An OSError as one line: `PATH: cannot DOING: No space left on device`."""
-    reason = os.strerror(error.errno) if error.errno else str(error)
+    # A name that does not resolve has a negative number, and its own text.
+    reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
     made = Full if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else Unreachable
     return made(f"cannot {doing}: {reason}", path=os.fspath(path))

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from secondsite.engine import errors
+from secondsite.engine import errors, units
 from secondsite.engine.figures import Family
 
 log = logging.getLogger("secondsite.metrics")
@@ -33,7 +33,7 @@ class _Told(Collector):
         for family in self._families:
             metric = Metric(family.name.removesuffix("_total"), family.about, family.kind)
             for labels, value in family.samples:
-                metric.add_sample(family.name, {name: _printable(text) for name, text in labels.items()}, value)
+                metric.add_sample(family.name, {name: units.printable(text) for name, text in labels.items()}, value)
             yield metric
 
 
@@ -42,11 +42,6 @@ def text(families: Iterable[Family]) -> str:
     registry = CollectorRegistry()
     registry.register(_Told(families))
     return generate_latest(registry).decode()
-
-
-def _printable(value: str) -> str:
-    """A path may hold anything, also bytes that are no text."""
-    return value.encode("utf-8", "backslashreplace").decode()
 
 
 class Server:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from secondsite.engine import errors
+from secondsite.engine import errors, units
 from secondsite.engine.images import Image, Stamp, detect, is_qcow2, is_url, open_image
 from secondsite.engine.images.raw import real_path
 
@@ -18,6 +18,8 @@ from secondsite.engine.images.raw import real_path
 if TYPE_CHECKING:
     from secondsite.engine.replica.directory import Replica
 
+# Letters of a name that stands for a source's path.
+MAX_NAME = 4000
 # File systems on which ctime moves with every write: local ones. Others (network, FUSE, FAT) may cache or round it.
 TRUSTED_MAGIC = {
     0xEF53: "ext4", 0x58465342: "xfs", 0x9123683E: "btrfs", 0x01021994: "tmpfs", 0xF2F52010: "f2fs",
@@ -69,6 +71,8 @@ class Source:
         running: bool = False,
         moment: str | None = None,
     ) -> None:
+        if name is not None and len(name) > MAX_NAME:
+            raise errors.Usage(f"a source's name has at most {MAX_NAME} letters, not {len(name)}")
         self.moment = moment
         self.bitmap: str | None = None
         self.allow_parent_path = allow_parent_path
@@ -94,8 +98,8 @@ class Source:
 
     def _names(self, path: str) -> str:
         if self._name:
-            return f"name:{self._name}"
-        return place(path) if self._on_disk else f"{_machine()}:{path}"
+            return units.printable(f"name:{self._name}")
+        return place(path) if self._on_disk else units.printable(f"{_machine()}:{path}")
 
     def follows(self, name: str) -> bool:
         """Is the disk called `name` this one, or a file that this one is a difference to?
@@ -139,7 +143,7 @@ class Source:
 
 def place(path: str | os.PathLike[str]) -> str:
     """How a replica calls a source that has no name but its path."""
-    return f"{_machine()}:{real_path(path)}"
+    return units.printable(f"{_machine()}:{real_path(path)}")
 
 
 def _newest(stamps: tuple[Stamp, ...]) -> int:

@@ -1,4 +1,4 @@
-"""Sizes in bytes, and how people write them."""
+"""Sizes in bytes, numbers and names, and how people write them."""
 
 from __future__ import annotations
 
@@ -61,3 +61,8 @@ def check_number(number: int, what: str, *, least: int = 0) -> int:
     if not least <= number <= MAX_NUMBER:
         raise errors.Usage(f"{what} {number} is not from {least} to {MAX_NUMBER}")
     return number
+
+
+def printable(name: str) -> str:
+    """A path may hold anything, also bytes that are no text: those as `\\udcff`."""
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import Any
 
-from secondsite.engine import errors
+from secondsite.engine import errors, units
 from secondsite.engine.replica import record
 from secondsite.engine.replica.container import FORMATS
 
@@ -83,7 +83,7 @@ class Identity:
             record.field(fields, "seed", int, path) & (1 << 64) - 1,
             record.field(fields, "epoch", int, path),
             record.field(fields, "created", str, path),
-            record.field(fields, "source", str, path),
+            units.printable(record.field(fields, "source", str, path)),
             record.field(fields, "history", str, path),
             record.field({"source_format": "raw", **fields}, "source_format", str, path),
             _head_format({"head_format": "raw", **fields}, path),

@@ -29,6 +29,14 @@ class Wish(NamedTuple):
     next_bitmap: str | None = None
     changed: str | os.PathLike[str] | None = None
 
+    def find_list(self) -> None:
+        """Raises Unreachable where a list was named that is not there."""
+        if self.changed is not None:
+            try:
+                os.stat(self.changed)
+            except OSError as error:
+                raise errors.from_os(error, self.changed, "read it") from None
+
     def check(self) -> None:
         """Raises Usage for what is no tracker."""
         if isinstance(self.tracker, str) and self.tracker != "auto" and self.tracker not in NAMED:

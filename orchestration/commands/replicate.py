@@ -155,7 +155,7 @@ def _cancel(sources: tuple[str, ...], replica: str, state: str | None, as_json: 
 
 def _link(replica: str, retries: int | None, delays: str | None) -> Any:
     """How to get over to another host; None for a folder. Raises Usage."""
-    if not replica.startswith("secondsite://"):
+    if not replica.lower().startswith("secondsite://"):
         if retries is not None or delays is not None:
             raise click.UsageError("--retries and --retry-delays are for a replica on another host")
         return None

@@ -66,6 +66,7 @@ def replicate(
     `replication.replicate` and `dial.connect` raise.
     """
     began, home = time.monotonic(), Home.of(state)
+    wish.find_list()  # no other attempt brings it
     with ExitStack() as stack:
         origin = chained.opened(given, stack, monitor.check)
         begin = talk.Begin(

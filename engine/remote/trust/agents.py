@@ -31,7 +31,7 @@ def load(path: Path) -> Book:
 def find(path: Path, host: str, port: int) -> dict[str, str]:
     """The certificate of the agent at an address, by its pin. Raises Refused where none is paired."""
     where = _key(host, port)
-    found = load(path).agents.get(where)
+    found = pinned(path, host, port)
     if found is None:
         raise errors.Refused(f"is not paired with this host; `secondsite pair {where} --token KEY` does it", path=where)
     return {cert.pin(found, str(path)): found}
@@ -43,6 +43,19 @@ def keep(path: Path, host: str, port: int, certificate: str) -> None:
         held.agents[_key(host, port)] = certificate
         if len(held.agents) > MAX_AGENTS:
             raise errors.Refused(f"{MAX_AGENTS} agents are paired already", path=str(path))
+
+
+def put_back(path: Path, host: str, port: int, certificate: str | None) -> None:
+    """Pin what was pinned before, or nothing."""
+    with book.changing(path, Book, _MAX_FILE, _WHAT) as held:
+        held.agents.pop(_key(host, port), None)
+        if certificate is not None:
+            held.agents[_key(host, port)] = certificate
+
+
+def pinned(path: Path, host: str, port: int) -> str | None:
+    """The certificate at an address, if one is."""
+    return load(path).agents.get(_key(host, port))
 
 
 def _key(host: str, port: int) -> str:

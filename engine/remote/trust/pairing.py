@@ -19,6 +19,7 @@ from secondsite.engine.remote.home import Home
 from secondsite.engine.remote.link import protocol, tls
 from secondsite.engine.remote.link.calls import Call
 from secondsite.engine.remote.link.connection import Connection
+from secondsite.engine.remote.link.secure import Secure
 from secondsite.engine.remote.trust import access, agents, certificate, identity
 
 OPERATION = "register"
@@ -68,12 +69,21 @@ def pair(host: str, port: int, key: Key, name: str, home: Home) -> Registered:
     ours, peer = identity.load(home.identity), url.address(host, port)
     said = Register(key.secret, url.check_name(name), ours.certificate)
     secure, certificate = tls.shake_to_pair(dial.reach(host, port), key.pin, peer)
-    # First, since it is true whatever comes: an answer that is lost on the way then costs nothing.
+    # First: an answer that is lost on the way then costs nothing. Of what is refused nothing is kept.
     try:
+        before = agents.pinned(home.agents, host, port)
         agents.keep(home.agents, host, port, certificate)
     except BaseException:
         secure.close()
         raise
+    try:
+        return _register(secure, said, peer)
+    except errors.Refused:
+        agents.put_back(home.agents, host, port, before)
+        raise
+
+
+def _register(secure: Secure, said: Register, peer: str) -> Registered:
     try:
         connection = Connection(secure, peer, client=True)
     except tls.Untrusted:
