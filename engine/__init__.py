@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from secondsite.engine.images.vhdx.create import create_vhdx
     from secondsite.engine.inspection import check_image, image_map, info, points
     from secondsite.engine.maintain import cancel_resync, open_point, prune, raise_epoch
+    from secondsite.engine.materialization import materialize
     from secondsite.engine.progress import Progress
     from secondsite.engine.qemu.machine import Qemu
     from secondsite.engine.remote.hosts import (
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
         Finding,
         ImageInfo,
         MapExtent,
+        Materialized,
         PointInfo,
         ReplicaInfo,
         Replicated,
@@ -95,6 +97,8 @@ _HOME = {
     "revoke": "remote.hosts",
     "replicate": "replication",
     "replicate_logs": "replication",
+    "Materialized": "results",
+    "materialize": "materialization",
     "restore": "restoration",
     "Serving": "serving",
     "serve": "serving",
@@ -127,12 +131,12 @@ _HOME = {
 
 __all__ = [
     "Adopted", "AgentAt", "Converted", "Error", "Extent", "Finding", "HostIdentity", "Image", "ImageInfo", "Link",
-    "MapExtent", "PairedHost", "PointInfo", "Progress", "Qemu", "RawImage", "ReplicaInfo", "Replicated", "Restored",
-    "SeedExported", "SeedImported", "Serving", "Status", "Tracking", "Verified", "adopt", "agent", "cancel_resync",
-    "check_image", "convert", "create_vhdx", "export_hrl", "export_seed", "host_identity", "image_map", "import_seed",
-    "info", "init_identity", "open_image", "open_point", "pair", "peers", "points", "prune", "raise_epoch",
-    "registration_key", "renew_identity", "replicate", "replicate_logs", "restore", "revoke", "serve", "track",
-    "tracking_status", "verify", "watch",
+    "MapExtent", "Materialized", "PairedHost", "PointInfo", "Progress", "Qemu", "RawImage", "ReplicaInfo",
+    "Replicated", "Restored", "SeedExported", "SeedImported", "Serving", "Status", "Tracking", "Verified", "adopt",
+    "agent", "cancel_resync", "check_image", "convert", "create_vhdx", "export_hrl", "export_seed", "host_identity",
+    "image_map", "import_seed", "info", "init_identity", "materialize", "open_image", "open_point", "pair", "peers",
+    "points", "prune", "raise_epoch", "registration_key", "renew_identity", "replicate", "replicate_logs",
+    "restore", "revoke", "serve", "track", "tracking_status", "verify", "watch",
 ]  # fmt: skip
 
 

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import os
 import posixpath
-import threading
 import time
-from array import array
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
-from secondsite.engine import errors, kernel, scan
-from secondsite.engine.batch import SMALL_BATCH_BYTES, Batch
-from secondsite.engine.blockmap import PAGE_BLOCKS, BlockMap, differing_blocks
+from secondsite.engine import errors, scan
+from secondsite.engine.blockmap import BlockMap
 from secondsite.engine.files import Files, LocalFiles
+from secondsite.engine.filling import Filling
 from secondsite.engine.images import Image, RawImage
 from secondsite.engine.images.raw import real_path
 from secondsite.engine.progress import Monitor, Progress
@@ -167,13 +165,8 @@ class _Job:
             open_existing(self.files, target, format, allow) as image,
         ):
             image.fit(want.image_size)
-            temporary = self.files.temporary(target)
-            with BlockMap.create(
-                temporary, target, want.replica_id, want.block_size, want.image_size
-            ) as have:
-                self.monitor.begin("compare", want.image_size)
-                scan.rebuild(image, have, self.replica.identity.seed, workers=self.workers, monitor=self.monitor)
-                written = self._copy(want, have, image)
+            with self._filling(want) as filling, filling.compare(image, self.files.temporary(target)) as have:
+                written = filling.copy(have, image)
             image.flush()
             done = _Done("in-place", written, image.size)
         # A device has the size that it has.
@@ -193,56 +186,10 @@ class _Job:
             )
 
     def _copy(self, want: BlockMap, have: BlockMap | None, image: Image) -> int:
-        """Write the blocks in which the two maps differ; the bytes written."""
-        self.monitor.begin("restore", want.image_size)
-        pages = iter(range(want.pages))
-        written: list[int] = []
-        lock = threading.Lock()
+        with self._filling(want) as filling:
+            return filling.copy(have, image)
+
+    @contextmanager
+    def _filling(self, want: BlockMap) -> Iterator[Filling]:
         with PointView(self.replica, self.point) as view:
-
-            def work(worker: int, stopping: Callable[[], bool]) -> None:
-                batch = Batch(want.block_size, SMALL_BATCH_BYTES)
-                while not stopping():
-                    with lock:
-                        page = next(pages, None)
-                    if page is None:
-                        return
-                    self.monitor.check()
-                    for blocks in differing_blocks(want, have, page):
-                        written.append(self._write(view, want, blocks, batch, image))
-                    self.monitor.advance(PAGE_BLOCKS * want.block_size)
-
-            scan.run_workers(self.workers, work)
-        return sum(written)
-
-    def _write(self, view: PointView, want: BlockMap, blocks: array[int], batch: Batch, image: Image) -> int:
-        """Bring some blocks of the output to what the point says, and read them back; the bytes written."""
-        seed, written = self.replica.identity.seed, 0
-        room = len(batch.payload) // batch.block_size
-        for start in range(0, len(blocks), room):
-            named = blocks[start : start + room]
-            batch.name(named, want.load_hashes(named, len(named)), len(named), want.image_size)
-            view.read_blocks(batch.blocks, batch.lengths, batch.count, batch.block_size, batch.payload)
-            found = batch.rehash(seed)
-            if found != batch.hashes[: 16 * batch.count]:
-                places = array("Q", bytes(8 * batch.count))
-                kernel.entries.differing_entries(found, batch.hashes[: 16 * batch.count], 0, places)
-                raise errors.Damaged(
-                    "a block is not what it was; verify tells which points are whole",
-                    path=view.path,
-                    offset=batch.blocks[places[0]] * batch.block_size,
-                )
-            image.write_blocks(
-                batch.blocks, batch.lengths, batch.count, batch.block_size, want.image_size, batch.payload
-            )
-            bad = image.check_blocks(
-                batch.blocks, batch.lengths, batch.hashes, batch.count, batch.block_size, want.image_size, seed
-            )
-            if bad >= 0:
-                raise errors.Damaged(
-                    "what was written reads back differently",
-                    path=image.path,
-                    offset=batch.blocks[bad] * batch.block_size,
-                )
-            written += batch.used
-        return written
+            yield Filling(view, want, self.replica.identity.seed, workers=self.workers, monitor=self.monitor)

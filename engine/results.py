@@ -233,3 +233,19 @@ class Restored:
     output: str
     output_bytes: int
     warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Materialized:
+    """A point as a disk of Azure. `kind`: new, continued (an interrupted call's) or in-place. `bytes_written` counts
+    data that was not there already; `output_bytes` is the size of the disk, in whole MiB.
+    """
+
+    point: str
+    virtual_bytes: int
+    bytes_written: int
+    seconds: float
+    kind: str
+    output: str
+    output_bytes: int
+    warnings: list[str] = field(default_factory=list)

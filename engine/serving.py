@@ -61,7 +61,7 @@ def serve(
     if socket is None and listen is None:
         raise errors.Usage("say where to listen: a socket's path, or an address and a port")
     with ExitStack() as stack:
-        point = _open(os.fspath(replica), at, state, told)
+        point = open_steady(os.fspath(replica), at, state, told)
         stack.enter_context(point)
         image = _over(point, overlay) if overlay is not None else point
         if image is not point:
@@ -76,13 +76,14 @@ def serve(
             host, port = server.listen_tcp(*listen)
             urls.append(_url(tls, host=host, port=port))
         stack.enter_context(server)
-        stack.enter_context(_following(point))
+        stack.enter_context(following(point))
         yield Serving(urls, point.name, point.size, overlay is not None)
 
 
-def _open(
+def open_steady(
     replica: str, at: str, state: str | os.PathLike[str] | None, told: Callable[[str], object]
 ) -> SteadyPoint | FarPoint:  # fmt: skip
+    """A point that stays as it is while cycles go on; its holder is `following` meanwhile, `told` of trouble."""
     if url.is_remote(replica):
         return reach.far_point(replica, state, at, told)
     return SteadyPoint(Replica.open(replica), at)
@@ -112,7 +113,7 @@ def _url(tls: str | None, *, socket: str = "", host: str = "", port: int = 0) ->
     return str(NbdUrl(socket=socket, host=host, port=port or 10809, tls=tls is not None))
 
 
-def _following(point: SteadyPoint | FarPoint) -> AbstractContextManager[None]:
+def following(point: SteadyPoint | FarPoint) -> AbstractContextManager[None]:
     """Look after the head now and then, so that what is needed of the replica does not grow with the time served."""
 
     def follow() -> bool:

@@ -24,6 +24,7 @@ COMMANDS = {
     "info": "Describe a replica or a disk image.",
     "verify": "Prove that a replica is what it should be.",
     "restore": "Write a recovery point to an image file.",
+    "materialize": "Write a recovery point as a disk that Azure boots.",
     "serve": "Export a recovery point over NBD, without a copy.",
     "prune": "Drop old recovery points.",
     "convert": "Convert a disk image to another format.",

@@ -21,7 +21,6 @@ from secondsite.engine import errors, kernel
 
 Buffer = bytearray | memoryview
 
-_CHECK_BYTES = 1 << 20
 
 
 class ShortImage(errors.Damaged):
@@ -64,6 +63,9 @@ class Image(ABC):
 
     gathers = False
     """Is `read_parts` faster than its parts one by one?"""
+
+    check_bytes = 1 << 20
+    """What `check_blocks` reads at a time."""
 
     @property
     @abstractmethod
@@ -196,7 +198,7 @@ class Image(ABC):
         """Read a batch back; the index of the first block that is not what its hash says, or -1."""
         start = 0
         while start < count:
-            limit = min(count, start + max(_CHECK_BYTES // block_size, 1))
+            limit = min(count, start + max(self.check_bytes // block_size, 1))
             end = next((at for at in range(start + 1, limit) if blocks[at] != blocks[at - 1] + 1), limit)
             bad = self._check_run(blocks[start:end], lengths[start:end], hashes, start, block_size, image_size, seed)
             if bad >= 0:

@@ -69,13 +69,14 @@ class AzureStore(Store):
         self._staged: dict[str, set[str]] = {}
         self._lock = threading.Lock()
 
-    def _blob(self, name: str) -> BlobClient:
+    def blob(self, name: str) -> BlobClient:
+        """The SDK's client of one blob."""
         return self.client.get_blob_client(self.prefix + check_name(name))
 
     def put_if_absent(
         self, name: str, data: bytes | bytearray | memoryview, metadata: Mapping[str, str] | None = None
     ) -> str:
-        blob, view, meta = self._blob(name), memoryview(data), dict(metadata or {})
+        blob, view, meta = self.blob(name), memoryview(data), dict(metadata or {})
         if len(view) <= BLOCK_BYTES:
             return self._upload(name, _whole(data), meta, exists=True, overwrite=False)
         with azurefail.told(self.path(name), exists=True):
@@ -113,7 +114,7 @@ class AzureStore(Store):
     def _upload(self, name: str, data: bytes, metadata: dict[str, str], *, exists: bool = False, **how: Any) -> str:
         digest = hashlib.md5(data, usedforsecurity=False).digest()
         with azurefail.told(self.path(name), exists=exists):
-            blob = self._blob(name)
+            blob = self.blob(name)
             return str(blob.upload_blob(data, length=len(data), metadata=metadata, headers=_md5(digest), **how)["etag"])
 
     def replace(
@@ -129,8 +130,8 @@ class AzureStore(Store):
             return self._nothing(name)
         with azurefail.told(self.path(name)):
             try:
-                found = self._blob(name).download_blob(
-                    start, length, max_concurrency=1, raw_request_hook=_Once(self.path(name))
+                found = self.blob(name).download_blob(
+                    start, length, max_concurrency=1, raw_request_hook=Once(self.path(name))
                 )
                 data = found.readall()
             except HttpResponseError as error:
@@ -143,13 +144,13 @@ class AzureStore(Store):
     def _nothing(self, name: str) -> Content:
         """Of a range in which nothing lies."""
         with azurefail.told(self.path(name)):
-            properties = self._blob(name).get_blob_properties()
+            properties = self.blob(name).get_blob_properties()
             return Content(b"", int(properties.size), str(properties.etag), properties.metadata or {})
 
     def stat(self, name: str) -> Entry | None:
         try:
             with azurefail.told(self.path(name)):
-                found = self._blob(name).get_blob_properties()
+                found = self.blob(name).get_blob_properties()
         except Absent:
             return None
         return Entry(name, int(found.size), str(found.etag), found.last_modified.timestamp())
@@ -163,7 +164,7 @@ class AzureStore(Store):
     def delete(self, name: str) -> None:
         try:
             with azurefail.told(self.path(name)):
-                self._blob(name).delete_blob()
+                self.blob(name).delete_blob()
         except Absent:
             pass
 
@@ -186,7 +187,7 @@ class _Lease(Fence):
 
     def __init__(self, store: AzureStore, name: str, seconds: int, holder: str) -> None:
         self.store, self.name, self.seconds = store, name, seconds
-        self.lease = BlobLeaseClient(store._blob(name), holder)
+        self.lease = BlobLeaseClient(store.blob(name), holder)
 
     def acquire(self) -> None:
         with azurefail.told(self.store.path(self.name)):
@@ -211,7 +212,7 @@ class _Lease(Fence):
             pass
 
 
-class _Once:
+class Once:
     """The SDK reads a body that broke off again by itself and says nothing: this is where the second time ends."""
 
     def __init__(self, path: str) -> None:

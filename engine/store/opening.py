@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from secondsite.engine import errors
 from secondsite.engine.store import credentials, place
 from secondsite.engine.store.base import Store
 from secondsite.engine.store.retry import Limits, Retry, Retrying
+
+if TYPE_CHECKING:
+    from secondsite.engine.store.pageblob import PageBlob
 
 # A request is given up after so many seconds without a byte. A stalled one costs this and is then made again.
 TIMEOUT = 30.0
@@ -20,11 +25,35 @@ def open_store(
 ) -> Retrying:  # fmt: skip
     """`told` hears of each call that is made again. Raises Usage for what is no URL, Refused where nothing opens it."""
     where = place.parse(url)
-    try:
+    with _needs(where):
         made = _azure(where, timeout) if where.scheme == "azure" else _s3(where, timeout)
+    return Retrying(made, limits=limits, told=told, cancel=cancel)
+
+
+@contextmanager
+def open_page_blob(
+    url: str, *, told: Callable[[Retry], object] = lambda retry: None, cancel: Callable[[], bool] = lambda: False,
+    limits: Limits | None = None, timeout: float = TIMEOUT,
+) -> Iterator[PageBlob]:  # fmt: skip
+    """The blob azure://CONTAINER/NAME.vhd, which need not be there. Raises as `open_store`."""
+    where = place.parse(url)
+    folder, _, name = where.prefix.rpartition("/")
+    if where.scheme != "azure" or not name.endswith(".vhd"):
+        raise errors.Usage(f"{where} is no disk of Azure; the form is azure://CONTAINER/NAME.vhd")
+    with _needs(where):
+        from secondsite.engine.store.pageblob import PageBlob
+
+        made = _azure(replace(where, prefix=folder), timeout)
+    with Retrying(made, limits=limits, told=told, cancel=cancel) as store:
+        yield PageBlob.of(store, name)
+
+
+@contextmanager
+def _needs(where: place.Place) -> Iterator[None]:
+    try:
+        yield
     except ImportError as error:
         raise errors.Refused(f"needs {error.name}: pip install 'secondsite[{where.scheme}]'", path=str(where)) from None
-    return Retrying(made, limits=limits, told=told, cancel=cancel)
 
 
 def _azure(where: place.Place, timeout: float) -> Store:
@@ -47,7 +76,7 @@ def _azure(where: place.Place, timeout: float) -> Store:
     if found.ca:
         settings["connection_verify"] = found.ca
     client = ContainerClient(found.endpoint, where.container, opens, **settings)
-    return AzureStore(client, where.prefix + "/", str(where))
+    return AzureStore(client, where.prefix + "/" if where.prefix else "", str(where).rstrip("/"))
 
 
 def _s3(where: place.Place, timeout: float) -> Store:

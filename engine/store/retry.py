@@ -110,6 +110,10 @@ class Retrying(Store):
             self.sleep(min(seconds, _LOOK_SECONDS))
             seconds -= _LOOK_SECONDS
 
+    def calling(self, call: Callable[[bool], T]) -> T:
+        """Any other call to the same service, made again in the same way; it is told whether it was tried before."""
+        return self._run(call)
+
     # -- the calls ---------------------------------------------------------------------------------------------
 
     def put_if_absent(

@@ -65,7 +65,9 @@ def test_more_blocks_than_a_blob_may_have_are_refused_before_they_are_sent(azuri
         store.put_if_absent("a", bytes(5 * MIB))
 
 
-@pytest.mark.parametrize("command", [["--help"], ["points", "/nonexistent"], ["replicate", "--help"]])
+@pytest.mark.parametrize(
+    "command", [["--help"], ["points", "/nonexistent"], ["replicate", "--help"], ["materialize", "--help"]]
+)
 def test_commands_that_do_not_use_it_do_not_load_it(command):
     """The SDK takes 0.4 s to import."""
     code = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Callable
@@ -21,16 +20,16 @@ from secondsite.engine.remote.sending.sender import Sending, Transfer
 from secondsite.engine.remote.sending.tally import Sent
 from secondsite.engine.results import PointInfo, ReplicaInfo, Replicated, Restored, Verified
 from secondsite.engine.source import Given
+from secondsite.engine.store.again import Again
 from secondsite.engine.store.log import reading
 from secondsite.engine.store.log.reading import Replica
 from secondsite.engine.store.log.writing import Into, attempt
 from secondsite.engine.store.opening import open_store
-from secondsite.engine.store.retry import Retry, Retrying
+from secondsite.engine.store.retry import Retrying
 from secondsite.engine.trackers import choose
 from secondsite.engine.work import Options
 
 State = str | os.PathLike[str] | None
-_log = logging.getLogger("secondsite.store")
 
 
 def refuse(**given: object) -> None:
@@ -40,21 +39,12 @@ def refuse(**given: object) -> None:
             raise errors.Usage(f"{name.replace('_', '-')} is not yet for a replica in a store")
 
 
-class _Opened:
-    """A store for one call. Calls of its own that are made again are logged at once, and `warnings` sum them up."""
+class _Opened(Again):
+    """A store for one call."""
 
     def __init__(self, url: str, cancel: Callable[[], bool] | None) -> None:
-        self.again, self.last = 0, ""
-        self.store: Retrying = open_store(url, told=self._told, cancel=cancel or (lambda: False))
-
-    def _told(self, retry: Retry) -> None:
-        _log.warning("%s", retry)
-        self.again, self.last = self.again + 1, str(retry.error)
-
-    @property
-    def warnings(self) -> list[str]:
-        """At most one."""
-        return [f"{self.again} calls of the store were made again, the last after {self.last}"] if self.again else []
+        super().__init__()
+        self.store: Retrying = open_store(url, told=self.told, cancel=cancel or (lambda: False))
 
     def __enter__(self) -> _Opened:
         return self

@@ -33,9 +33,8 @@ from secondsite.engine.store.log import head as heads
 from secondsite.engine.store.log import layout, manifest, segment, tree
 from secondsite.engine.store.log.layout import HEAD, PLACE, Place
 from secondsite.engine.store.log.uploads import Uploads
-from secondsite.engine.workers import looking
+from secondsite.engine.store.renewing import renewed
 
-_RENEWALS = 4
 # Where nothing else is asked for: it packs 0.4 to 0.5 GB/s a core, more than most lines carry, and what is stored is
 # paid for.
 _CODEC = (fmt.ZSTD, 1)
@@ -94,22 +93,8 @@ def holding(store: Store, identity: Identity, seconds: int) -> Iterator[Fence]:
     except Absent:
         heads.begin(store, identity)
         fence = store.fence(HEAD, seconds)
-
-    def renew() -> bool:
-        try:
-            fence.renew()
-        except errors.Error:
-            return False  # the next write says so
-        return True
-
-    with looking(seconds / _RENEWALS, renew, "fence"):
-        try:
-            yield fence
-        finally:
-            try:
-                fence.release()
-            except errors.Error:
-                pass  # it runs out by itself
+    with renewed(fence):
+        yield fence
 
 
 class Attempt:

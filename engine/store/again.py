@@ -1,0 +1,26 @@
+"""What is said of a store's calls that were made again."""
+
+from __future__ import annotations
+
+import logging
+
+from secondsite.engine.store.retry import Retry
+
+_log = logging.getLogger("secondsite.store")
+
+
+class Again:
+    """Each is logged at once, and `warnings` sum them up."""
+
+    def __init__(self) -> None:
+        self.again, self.last = 0, ""
+
+    def told(self, retry: Retry) -> None:
+        """One more."""
+        _log.warning("%s", retry)
+        self.again, self.last = self.again + 1, str(retry.error)
+
+    @property
+    def warnings(self) -> list[str]:
+        """At most one."""
+        return [f"{self.again} calls of the store were made again, the last after {self.last}"] if self.again else []

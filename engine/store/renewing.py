@@ -1,0 +1,33 @@
+"""A fence held for as long as a block runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from secondsite.engine import errors
+from secondsite.engine.store.base import Fence
+from secondsite.engine.workers import looking
+
+_RENEWALS = 4
+
+
+@contextmanager
+def renewed(fence: Fence) -> Iterator[Fence]:
+    """Renew it in a thread, and release it behind the block. Where it is lost the next write says so."""
+
+    def renew() -> bool:
+        try:
+            fence.renew()
+        except errors.Error:
+            return False
+        return True
+
+    with looking(fence.seconds / _RENEWALS, renew, "fence"):
+        try:
+            yield fence
+        finally:
+            try:
+                fence.release()
+            except errors.Error:
+                pass  # it runs out by itself
