@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hosting import Site, site
+from hosting import Site
 from seedkit import BLOCK, SIZE, head, killed, make, replica, write
 
 from secondsite import engine
 from secondsite.engine import errors
 
 pytestmark = pytest.mark.timeout(120)
-
-
-@pytest.fixture
-def there(tmp_path: Path) -> Iterator[Site]:
-    with site(tmp_path) as made:
-        yield made
 
 
 @pytest.fixture

@@ -5,12 +5,11 @@ And a link that delays, and lets a later connection overtake an earlier one.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hosting import Site, site
+from hosting import Site
 from tcpproxy import TcpProxy, Trouble
 from transfer import BLOCK, Fault, Pair, Proxy, scribble
 
@@ -78,12 +77,6 @@ def test_no_flipped_byte_passes_without_tls(first: bool, direction: int, garbled
         pair.cycle(workers=1)  # and the next attempt brings it over, whatever the first one left
         pair.note()
         pair.check()
-
-
-@pytest.fixture
-def there(tmp_path: Path) -> Iterator[Site]:
-    with site(tmp_path) as made:
-        yield made
 
 
 @pytest.fixture

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from commands import run
-from hosting import Site, site
+from hosting import Site
 
 from secondsite import engine
 from secondsite.engine import errors
@@ -20,12 +19,6 @@ from secondsite.engine.remote.trust import agents
 
 pytestmark = pytest.mark.timeout(60)
 DATA = bytes(range(256)) * 1000
-
-
-@pytest.fixture
-def there(tmp_path: Path) -> Iterator[Site]:
-    with site(tmp_path) as made:
-        yield made
 
 
 @pytest.fixture

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hosting import Site, site
+from hosting import Site
 
 from secondsite import engine
 from secondsite.engine import errors, units
@@ -20,12 +19,6 @@ pytestmark = pytest.mark.timeout(60)
 SIZE = 300_000
 ABOVE = [1 << 63, (1 << 64) - 1]
 NONE = [ABOVE[0], 10**20, -1]
-
-
-@pytest.fixture
-def there(tmp_path: Path) -> Iterator[Site]:
-    with site(tmp_path) as made:
-        yield made
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import random
 import re
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,12 +24,6 @@ from secondsite.engine.units import KIB, MIB
 pytestmark = pytest.mark.timeout(120)
 BLOCK = 64 * KIB
 SIZE = 6 * MIB
-
-
-@pytest.fixture
-def there(tmp_path: Path) -> Iterator[Site]:
-    with site(tmp_path) as made:
-        yield made
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,12 +23,6 @@ from secondsite.engine.replica import lease
 
 pytestmark = pytest.mark.timeout(60)
 MIB = 1 << 20
-
-
-@pytest.fixture
-def there(tmp_path: Path) -> Iterator[Site]:
-    with site(tmp_path) as made:
-        yield made
 
 
 def replica_of(there: Site, name: str, tmp_path: Path) -> Path:

@@ -9,11 +9,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hosting import Site, site
+from hosting import Site
 from seedkit import BLOCK, SIZE, head, killed, make, replica, write
 
 from secondsite import engine
@@ -24,12 +23,6 @@ from secondsite.engine.seeding.medium import Medium, Seed
 from secondsite.engine.units import MIB
 
 pytestmark = pytest.mark.timeout(120)
-
-
-@pytest.fixture
-def there(tmp_path: Path) -> Iterator[Site]:
-    with site(tmp_path) as made:
-        yield made
 
 
 @pytest.fixture

@@ -7,13 +7,12 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from commands import SECONDSITE, run
-from hosting import Site, site, soon
+from hosting import Site, soon
 
 from secondsite import engine
 from secondsite.engine import errors
@@ -22,12 +21,6 @@ from secondsite.engine.units import MIB
 
 pytestmark = pytest.mark.timeout(120)
 SIZE = 12 * MIB
-
-
-@pytest.fixture
-def there(tmp_path: Path) -> Iterator[Site]:
-    with site(tmp_path) as made:
-        yield made
 
 
 def image(folder: Path, name: str, seed: int) -> Path:

@@ -7,7 +7,6 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,12 +23,6 @@ from secondsite.engine.remote.trust import access, agents, identity, pairing
 
 pytestmark = pytest.mark.timeout(60)
 MIB = 1 << 20
-
-
-@pytest.fixture
-def there(tmp_path: Path) -> Iterator[Site]:
-    with site(tmp_path) as made:
-        yield made
 
 
 def image(folder: Path, size: int = 4 * MIB, seed: int = 1) -> Path:
