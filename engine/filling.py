@@ -21,10 +21,11 @@ class Filling:
 
     def __init__(
         self, view: Image, want: BlockMap, seed: int, *, workers: int, monitor: Monitor,
-        batch_bytes: int = SMALL_BATCH_BYTES,
+        batch_bytes: int | None = None,
     ) -> None:  # fmt: skip
         self.view, self.want, self.seed = view, want, seed
-        self.workers, self.monitor, self.batch_bytes = workers, monitor, batch_bytes
+        self.workers, self.monitor = workers, monitor
+        self.batch_bytes = batch_bytes or SMALL_BATCH_BYTES
 
     def compare(self, image: Image, temporary: Image) -> BlockMap:
         """The map of what an image holds, in an empty file."""

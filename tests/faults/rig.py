@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from secondsite import engine
-from secondsite.engine import attempts, blockmap, restoration
+from secondsite.engine import attempts, blockmap, filling
 from secondsite.engine.delta import format as fmt
 from secondsite.engine.files import Files, LocalFiles
 from secondsite.engine.files.memory import MemoryFiles
@@ -39,7 +39,7 @@ def make_small(patch: pytest.MonkeyPatch) -> None:
     }  # fmt: skip
     for name, value in small.items():
         patch.setattr(blockmap, name, value)
-    for module in (attempts, restoration, cycle):
+    for module in (attempts, filling, cycle):
         given = [name for name in ("BATCH_BYTES", "SMALL_BATCH_BYTES") if hasattr(module, name)]
         assert given, f"{module.__name__} has no batches to make small"
         for name in given:
