@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from secondsite.engine import errors, units
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
+    from secondsite import engine
     from secondsite.engine import Progress
 
 # A bar appears on what takes longer than this; before it, nothing is imported for it.
@@ -28,6 +29,16 @@ _LOOK_SECONDS = 0.1
 def print_json(value: dict[str, Any]) -> None:
     """One object on standard output."""
     print(json.dumps(value, default=str))
+
+
+def print_written(done: engine.Restored | engine.Materialized, how: str, *, as_json: bool) -> None:
+    """Of a point that was written somewhere: its warnings, then all of it or one line."""
+    warn(done.warnings)
+    if as_json:
+        print_json(asdict(done))
+        return
+    wrote = f"wrote {units.format_size(done.bytes_written)} of {units.format_size(done.virtual_bytes)}"
+    print(f"{done.output}: point {done.point}; {wrote} ({how}) in {done.seconds:.2f} s")
 
 
 def one_line(text: str) -> str:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import click
 
 from secondsite import engine
-from secondsite.engine.units import format_size
 from secondsite.orchestration import output
 from secondsite.orchestration.commands.options import at_option, json_option, parents_option, state_option
 
@@ -54,9 +51,4 @@ def command(
             subformat=subformat, allow_parent_path=allow_parent_path, workers=threads, progress=watch.progress,
             cancel=watch.cancelled, state=state,
         )  # fmt: skip
-    output.warn(done.warnings)
-    if as_json:
-        output.print_json(asdict(done))
-        return
-    wrote = f"wrote {format_size(done.bytes_written)} of {format_size(done.virtual_bytes)}"
-    click.echo(f"{done.output}: point {done.point}; {wrote} ({done.method}) in {done.seconds:.2f} s")
+    output.print_written(done, done.method, as_json=as_json)

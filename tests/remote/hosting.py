@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from secondsite import engine
 from secondsite.engine.remote import dial, hosts, url
 from secondsite.engine.remote.agent.service import Agent
 from secondsite.engine.remote.home import Home
 from secondsite.engine.remote.link.connection import Connection
+from secondsite.engine.units import MIB
 
 
 @dataclass
@@ -71,3 +74,11 @@ def soon(true: Callable[[], bool], seconds: float = 5) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+def replica_of(there: Site, name: str, tmp_path: Path) -> Path:
+    """A source of 2 MiB, and the replica of it that the agent keeps under a name."""
+    source = tmp_path / "disk.raw"
+    source.write_bytes(random.Random(3).randbytes(2 * MIB))
+    engine.replicate(source, there.root / name, source_id="disk")
+    return source

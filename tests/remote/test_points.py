@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from commands import SECONDSITE, paired, run, service
-from hosting import Site, site, soon
+from hosting import Site, replica_of, site, soon
 
 from secondsite import engine
 from secondsite.engine import errors
@@ -23,13 +23,6 @@ from secondsite.engine.replica import lease
 
 pytestmark = pytest.mark.timeout(60)
 MIB = 1 << 20
-
-
-def replica_of(there: Site, name: str, tmp_path: Path) -> Path:
-    source = tmp_path / "disk.raw"
-    source.write_bytes(random.Random(3).randbytes(2 * MIB))
-    engine.replicate(source, there.root / name, source_id="disk")
-    return source
 
 
 def test_an_idle_point_is_held_over_a_cut_link_and_by_its_own_doing(there: Site, tmp_path: Path) -> None:

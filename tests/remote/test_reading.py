@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hosting import Site, site, soon
+from hosting import Site, replica_of, site, soon
 
 from secondsite import engine
 from secondsite.engine import errors
@@ -160,13 +160,6 @@ def test_open_point_and_many_readers_at_once(there: Site, reader: Path, tmp_path
 
 
 # -- points that stand --------------------------------------------------------------------------------------------
-
-
-def replica_of(there: Site, name: str, tmp_path: Path) -> Path:
-    source = tmp_path / "disk.raw"
-    source.write_bytes(random.Random(3).randbytes(2 * MIB))
-    engine.replicate(source, there.root / name, source_id="disk")
-    return source
 
 
 def test_a_point_stays_what_it_is_while_cycles_go_on(there: Site, tmp_path: Path) -> None:

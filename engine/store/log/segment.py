@@ -13,7 +13,7 @@ from secondsite.engine import errors
 from secondsite.engine.delta import format as fmt
 from secondsite.engine.delta.reader import Frame
 from secondsite.engine.delta.writer import DeltaWriter, FrameBuffer
-from secondsite.engine.images.base import Buffer
+from secondsite.engine.images.base import Buffer, Extent
 from secondsite.engine.replica.pointimage import PointImage
 from secondsite.engine.store.base import Store
 from secondsite.engine.store.log import layout
@@ -31,7 +31,7 @@ _TAIL_BYTES = 64 * 1024
 
 
 class _Memory(PointImage):
-    """What a delta is written into: bytes that grow at their end."""
+    """What a delta is written into: bytes that grow at their end, without the second copy that a MemoryImage keeps."""
 
     def __init__(self) -> None:
         self.path, self.data = "a segment", bytearray()
@@ -40,8 +40,9 @@ class _Memory(PointImage):
     def size(self) -> int:
         return len(self.data)
 
-    def extents(self, start: int, length: int) -> Iterator[object]:  # type: ignore[override]
-        raise NotImplementedError
+    def extents(self, start: int, length: int) -> Iterator[Extent]:
+        if length:
+            yield Extent(start, length, False)
 
     def read_into(self, offset: int, buffer: Buffer) -> None:
         memoryview(buffer)[:] = self.data[offset : offset + len(buffer)]
@@ -124,7 +125,7 @@ def _tables(buffer: FrameBuffer) -> Iterator[memoryview]:
 
 
 def _table_bytes(head: fmt.FrameHeader) -> int:
-    return (24 if head.kind == fmt.DATA else 16) * head.entries
+    return (fmt.TABLE_ENTRY if head.kind == fmt.DATA else 16) * head.entries
 
 
 def parse(head: fmt.FrameHeader, body: memoryview, header: fmt.Header, path: str, offset: int) -> Frame:
