@@ -94,24 +94,42 @@ P = TypeVar("P", bound=Named)
 def choose(points: list[P], at: str, path: str) -> P:
     """The point that `at` names: a generation, `latest`, or a time (the newest point not after it)."""
     if not points:
-        raise errors.Refused("there is no recovery point yet", path=path)
-    if at == "latest":
+        raise none_yet(path)
+    wanted = parse_name(at)
+    if wanted is None:
         return points[-1]
-    if at.isascii() and at.isdigit() and len(at) < 19 and not _is_date(at):
+    if isinstance(wanted, int):
         for point in points:
-            if point.generation == int(at):
+            if point.generation == wanted:
                 return point
-        raise errors.Refused(
-            f"no point {at}; there are {points[0].name} to {points[-1].name}"
-            if len(points) > 1
-            else f"no point {at}; the only one is {points[0].name}",
-            path=path,
-        )
-    moment = parse_time(at)
-    earlier = [point for point in points if parse_time(point.time) <= moment]
+        raise none_called(at, points[0].name, points[-1].name, path)
+    earlier = [point for point in points if parse_time(point.time) <= wanted]
     if not earlier:
-        raise errors.Refused(f"no point is as old as {at}; the oldest is of {points[0].time}", path=path)
+        raise none_as_old(at, points[0].time, path)
     return max(earlier, key=lambda point: point.generation)
+
+
+def parse_name(at: str) -> int | datetime.datetime | None:
+    """How people call a point: by its generation, by a time, or `latest`, which is None. Raises Usage."""
+    if at == "latest":
+        return None
+    if at.isascii() and at.isdigit() and len(at) < 19 and not _is_date(at):
+        return int(at)
+    return parse_time(at)
+
+
+def none_yet(path: str) -> errors.Refused:
+    return errors.Refused("there is no recovery point yet", path=path)
+
+
+def none_called(at: str, first: str, last: str, path: str) -> errors.Refused:
+    """There are the points from `first` to `last`, and not this one."""
+    there = f"there are {first} to {last}" if first != last else f"the only one is {first}"
+    return errors.Refused(f"no point {at}; {there}", path=path)
+
+
+def none_as_old(at: str, oldest: str, path: str) -> errors.Refused:
+    return errors.Refused(f"no point is as old as {at}; the oldest is of {oldest}", path=path)
 
 
 def _is_date(text: str) -> bool:

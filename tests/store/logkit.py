@@ -78,7 +78,7 @@ class Lab:
             return bytes(output.read(0, output.size))
 
     def generations(self) -> list[int]:
-        return [row.generation for row in Replica.open(self.store).head.points]
+        return [row.generation for row in Replica.open(self.store).catalogue.rows()]
 
     def check(self) -> None:
         """Every point that is listed restores to what it was, and is proved."""

@@ -101,7 +101,7 @@ def test_a_small_cycle_takes_few_requests(tmp_path):
     store, began = Failing(lab.store), time.process_time()
     done = lab.cycle(image, store)
     spent = time.process_time() - began
-    assert done.sending.tally.changed_bytes == MIB and Replica.open(lab.store).head.points[-1].virtual_bytes == 1 << 40
+    assert done.sending.tally.changed_bytes == MIB and Replica.open(lab.store).head.recent[-1].virtual_bytes == 1 << 40
     print(store.asked, store.sent, spent)  # and the fence is released
     assert store.calls + 1 <= 12 and store.sent < 1.3 * MIB and spent < 2
 

@@ -106,7 +106,7 @@ def test_what_has_arrived_is_not_sent_again(monkeypatch):
         assert first.sent > 0 and done.sent_bytes + arrived < 1.1 * len(data) + 8 * BLOCK
         told = done.sending.done
         assert done.sending.tally.changed_bytes < told.changed_bytes == told.data_bytes == len(data)
-        assert Replica.open(lab.store).head.points[-1].changed_bytes == len(data)
+        assert Replica.open(lab.store).head.recent[-1].changed_bytes == len(data)
         lab.check()
 
 
@@ -186,7 +186,7 @@ def test_who_was_taken_over_from_does_not_write_any_more(stores):
     with pytest.raises((Fenced, Changed)):
         old.cycle(b"second" * BLOCK, Taken(old.store))
     replica = Replica.open(other)
-    assert [row.generation for row in replica.head.points] == [1] and replica.head.epoch == 2
+    assert [row.generation for row in replica.head.recent] == [1] and replica.head.epoch == 2
     with pytest.raises(errors.Refused) as raised:
         old.cycle(b"third" * BLOCK, epoch=1)
     assert "is at epoch 2, this source at 1: a failover happened in between" in str(raised.value)

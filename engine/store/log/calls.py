@@ -84,14 +84,17 @@ def replicate(
 
 
 def points(url: str, warnings: list[str] | None = None) -> list[PointInfo]:
-    """Every point, oldest first; nothing but the head is looked at."""
+    """Every point, oldest first; nothing but the head and the catalogue is looked at."""
     with _Opened(url, None) as opened:
+        missed: list[str] = []
         found = [
             PointInfo(row.name, row.generation, row.time, row.virtual_bytes, row.changed_bytes, "log", False)
-            for row in Replica.open(opened.store).head.points
+            for row in Replica.open(opened.store).catalogue.rows(
+                lambda page, error: missed.append(f"points {page.points} cannot be listed: {error}")
+            )
         ]
         if warnings is not None:
-            warnings += opened.warnings
+            warnings += [*missed, *opened.warnings]
         return found
 
 
@@ -100,11 +103,11 @@ def info(url: str) -> ReplicaInfo:
     with _Opened(url, None) as opened:
         replica = Replica.open(opened.store)
         head, identity = replica.head, replica.head.of(replica.identity)
-        newest = head.points[-1] if head.points else None
+        newest = head.newest
         return ReplicaInfo(
             kind="replica", head=None, generation=head.generation, epoch=head.epoch, block_size=identity.block_size,
             virtual_bytes=newest.virtual_bytes if newest else 0, history="log", replica_id=head.replica_id,
-            source=identity.source.partition(":")[2], points=len(head.points), time=newest.time if newest else None,
+            source=identity.source.partition(":")[2], points=head.count, time=newest.time if newest else None,
             stored_bytes=sum(entry.size for entry in opened.store.list()), warnings=opened.warnings,
         )  # fmt: skip
 
@@ -114,20 +117,22 @@ def verify(url: str, *, at: str | None, monitor: Monitor) -> Verified:
     began = time.monotonic()
     with _Opened(url, monitor.cancel) as opened:
         replica = Replica.open(opened.store)
-        if at is None and not replica.head.points:
-            raise errors.Refused("there is no recovery point yet", path=opened.store.label)
-        names = [row.name for row in reversed(replica.head.points)] if at is None else [at]
         damaged: dict[str, str] = {}
+        if at is None:
+            replica.catalogue.choose("latest")
+            rows = list(replica.catalogue.rows(lambda page, error: damaged.update({page.points: str(error)})))[::-1]
+        else:
+            rows = [replica.catalogue.choose(at)]
         proved: set[bytes] = set()
         blocks, newest = 0, ""
-        for name in names:
+        for row in rows:
+            newest = newest or row.name
             try:
-                with replica.choose(name) as point:
-                    name = point.point.name
-                    newest, blocks = newest or name, blocks or point.blocks
+                with replica.opened(row) as point:
+                    blocks = blocks or point.blocks
                     reading.verify(point, monitor, proved)
             except errors.Damaged as error:
-                newest, damaged[name] = newest or name, str(error)
+                damaged[row.name] = str(error)
         seconds = time.monotonic() - began
         return Verified(not damaged, newest, blocks, [], damaged, seconds, opened.warnings)
 

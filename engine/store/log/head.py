@@ -2,40 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import re
 from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import Any
 
-from secondsite.engine import errors, units
+from secondsite.engine import errors
 from secondsite.engine.replica import record
 from secondsite.engine.replica.identity import Identity
-from secondsite.engine.replica.layout import MAX_GENERATION
-from secondsite.engine.replica.point import parse_time
 from secondsite.engine.store.base import Absent, Changed, Exists, Fence, Store
+from secondsite.engine.store.log import named, pages, rows
 from secondsite.engine.store.log.layout import HEAD, IDENTITY
+from secondsite.engine.store.log.pages import Page
+from secondsite.engine.store.log.rows import Row
 
-# Two lines of 110 bytes a point: a record has at most 1 MiB.
-MAX_POINTS = 4000
-_DIGEST = re.compile(r"[0-9a-f]{32}")
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """What the head says of a point; `digest` names its manifest."""
-
-    generation: int
-    time: str
-    virtual_bytes: int
-    changed_bytes: int
-    kind: str
-    digest: str
-
-    @property
-    def name(self) -> str:
-        """How people call it: the generation's number."""
-        return str(self.generation)
+MAX_POINTS = 1_000_000
+# What each cycle puts: 220 bytes a point, so 56 KB at most, and a page of the catalogue for every 192 cycles. Whoever
+# reads one of the newest 64 points needs no page.
+INLINE, _KEPT = 256, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +27,8 @@ class Head:
     epoch: int
     source: str
     source_format: str
-    points: tuple[Row, ...]
+    pages: tuple[Page, ...] = ()
+    recent: tuple[Row, ...] = ()
     etag: str = ""
 
     def of(self, identity: Identity) -> Identity:
@@ -54,26 +36,39 @@ class Head:
         return identity.raised(self.epoch).following(self.source, self.source_format)
 
     @property
+    def newest(self) -> Row | None:
+        return self.recent[-1] if self.recent else None
+
+    @property
     def generation(self) -> int:
         """Of the newest point, or 0."""
-        return self.points[-1].generation if self.points else 0
+        return self.recent[-1].generation if self.recent else 0
+
+    @property
+    def count(self) -> int:
+        """How many points there are."""
+        return len(self.recent) + sum(page.count for page in self.pages)
 
     def pack(self) -> bytes:
         """Unlike every head before: a store's etag may be a digest of this."""
-        rows = [[row.generation, row.time, row.virtual_bytes, row.changed_bytes, row.kind, row.digest]
-                for row in self.points]  # fmt: skip
         return record.pack({
             "replica_id": self.replica_id, "epoch": self.epoch, "source": self.source,
-            "source_format": self.source_format, "turn": os.urandom(8).hex(), "points": rows,
+            "source_format": self.source_format, "turn": named.turn(), "pages": pages.pack(self.pages),
+            "points": rows.pack(self.recent),
         })  # fmt: skip
 
-    def with_point(self, row: Row, identity: Identity) -> Head:
-        """One point more, of what the replica is from now on. Raises Refused where there are too many."""
-        if len(self.points) >= MAX_POINTS:
+    def with_point(self, store: Store, row: Row, identity: Identity) -> Head:
+        """One point more, of what the replica is from now on. Older ones go into the catalogue where they are too many
+        for the head. Raises Refused where there are too many points.
+        """
+        if self.count >= MAX_POINTS:
             raise errors.Refused(f"a replica in a store has at most {MAX_POINTS} points; prune some first")
+        recent, older = (*self.recent, row), self.pages
+        if len(recent) > INLINE:
+            older, recent = pages.joined(store, self.replica_id, older, recent[:-_KEPT]), recent[-_KEPT:]
         return replace(
-            self, epoch=identity.epoch, source=identity.source, source_format=identity.source_format,
-            points=(*self.points, row),
+            self, epoch=identity.epoch, source=identity.source, source_format=identity.source_format, pages=older,
+            recent=recent,
         )  # fmt: skip
 
 
@@ -94,7 +89,7 @@ def begin(store: Store, identity: Identity) -> None:
     if any(store.list("points/")):
         raise errors.Damaged("the head is missing, and there are manifests", path=store.path(HEAD))
     try:
-        made = Head(identity.replica_id.hex(), identity.epoch, identity.source, identity.source_format, ())
+        made = Head(identity.replica_id.hex(), identity.epoch, identity.source, identity.source_format)
         store.put_if_absent(HEAD, made.pack())
     except Exists:
         pass
@@ -103,7 +98,7 @@ def begin(store: Store, identity: Identity) -> None:
 def load_identity(store: Store) -> Identity:
     """Raises Absent where there is no replica, Damaged, NewerFormat."""
     path = store.path(IDENTITY)
-    fields, _ = record.unpack(store.get(IDENTITY).data, path)
+    fields, _ = record.unpack(named.fetch(store, IDENTITY), path)
     return Identity.parse(fields, path)
 
 
@@ -111,31 +106,20 @@ def load(store: Store, identity: Identity) -> Head:
     """Raises Damaged, NewerFormat."""
     path = store.path(HEAD)
     try:
-        found = store.get(HEAD)
+        found = store.get(HEAD, 0, record.MAX_BYTES)
     except Absent:
         raise errors.Damaged("the head is missing", path=path) from None
-    fields, _ = record.unpack(found.data, path)
+    fields, _ = record.unpack(named.whole(found.size, found.data, path), path)
     if record.field(fields, "replica_id", str, path) != identity.replica_id.hex():
         raise errors.Damaged("it is another replica's head", path=path)
-    epoch = record.field(fields, "epoch", int, path)
-    rows = [_row(row, path) for row in record.field(fields, "points", list, path)]
-    if any(one.generation >= two.generation for one, two in pairwise(rows)):
-        raise errors.Damaged("its points do not ascend", path=path)
-    source = record.field(fields, "source", str, path), record.field(fields, "source_format", str, path)
-    return Head(identity.replica_id.hex(), epoch, *source, tuple(rows), found.etag)
-
-
-def _row(said: Any, path: str) -> Row:
-    kinds = (int, str, int, int, str, str)
-    whole = isinstance(said, list) and len(said) == len(kinds)
-    if not whole or not all(type(value) is kind for value, kind in zip(said, kinds, strict=True)):
-        raise errors.Damaged("a point in it does not parse", path=path)
-    row = Row(*said)
-    numbers = (row.generation - 1, row.virtual_bytes, row.changed_bytes, MAX_GENERATION - row.generation)
-    if min(numbers) < 0 or max(numbers) > units.MAX_NUMBER or not _DIGEST.fullmatch(row.digest):
-        raise errors.Damaged("a point in it makes no sense", path=path)
-    parse_time(row.time, path)
-    return row
+    recent = rows.parse(record.field(fields, "points", list, path), path)
+    older = pages.parse(record.field(fields, "pages", list, path), path)
+    if len(recent) > INLINE or (older and not (recent and older[-1].last < recent[0].generation)):
+        raise errors.Damaged("its points do not follow its pages of the catalogue", path=path)
+    return Head(
+        identity.replica_id.hex(), record.field(fields, "epoch", int, path), record.field(fields, "source", str, path),
+        record.field(fields, "source_format", str, path), older, recent, found.etag,
+    )  # fmt: skip
 
 
 def move(store: Store, head: Head, fence: Fence) -> Head:
@@ -146,7 +130,7 @@ def move(store: Store, head: Head, fence: Fence) -> Head:
         etag = store.replace(HEAD, head.pack(), head.etag, {"epoch": str(head.epoch)}, fence)
     except Changed:
         now = load(store, load_identity(store))
-        if head.points and head.points[-1] in now.points:
+        if head.recent and head.recent[-1] in now.recent:
             return now
         raise
     return replace(head, etag=etag)

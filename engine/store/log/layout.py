@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 IDENTITY = "replica.json"
 HEAD = "head.json"
-SEGMENTS, MAPS = "segments", "maps"
+SEGMENTS, MAPS, POINTS = "segments", "maps", "points"
 _OBJECT = re.compile(r"(segments|maps)/(\d{12})/([0-9a-f]{6})")
 _RANDOM_BITS = 24
 RANDOM = 1 << _RANDOM_BITS
@@ -26,7 +26,12 @@ class Place(NamedTuple):
 
 
 def manifest(generation: int, digest: str) -> str:
-    return f"points/{generation:012}-{digest}.json"
+    return f"{folder(POINTS, generation)}{digest}.json"
+
+
+def page(generation: int, digest: str) -> str:
+    """Of the catalogue, whose first point was of this generation."""
+    return f"catalogue/{generation:012}-{digest}.json"
 
 
 def folder(kind: str, generation: int) -> str:

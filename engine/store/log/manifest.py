@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass
 
 from secondsite.engine import errors
 from secondsite.engine.replica import record
 from secondsite.engine.replica.point import Point
-from secondsite.engine.store.base import Absent, Exists, Store
-from secondsite.engine.store.log import layout
-from secondsite.engine.store.log.head import Row
+from secondsite.engine.store.base import Store
+from secondsite.engine.store.log import layout, named
 from secondsite.engine.store.log.layout import PLACE, Place
+from secondsite.engine.store.log.rows import Row
 
 _GROUP = re.compile(r"[0-9a-f]{96}|")
 
@@ -41,28 +40,17 @@ class Manifest:
 def save(store: Store, manifest: Manifest) -> str:
     """Put it there, and return the digest that is in its name."""
     groups = ["" if group is None else (PLACE.pack(*group.place) + group.digest).hex() for group in manifest.groups]
-    packed = record.pack({**manifest.point.fields(), "groups": groups})
-    digest = hashlib.sha256(packed).hexdigest()[:32]
-    try:
-        store.put_if_absent(layout.manifest(manifest.point.generation, digest), packed)
-    except Exists:
-        pass  # of the same bytes
-    return digest
+    generation = manifest.point.generation
+    return named.save(
+        store, lambda digest: layout.manifest(generation, digest), {**manifest.point.fields(), "groups": groups}
+    )
 
 
 def load(store: Store, row: Row, replica_id: str) -> Manifest:
     """The manifest that the head names. Raises Damaged, NewerFormat."""
     name = layout.manifest(row.generation, row.digest)
     path = store.path(name)
-    try:
-        data = store.get(name).data
-    except Absent:
-        raise errors.Damaged(f"the manifest of point {row.generation} is missing", path=path) from None
-    fields, _ = record.unpack(data, path)
-    # One bad byte leaves one good line, which says what all of it was.
-    whole = record.pack({key: value for key, value in fields.items() if key != "checksum"})
-    if hashlib.sha256(whole).hexdigest()[:32] != row.digest:
-        raise errors.Damaged("it is not the manifest that the head names", path=path)
+    fields = named.load(store, name, row.digest, f"the manifest of point {row.generation}")
     point = Point.parse(fields, path, replica_id, row.generation)
     return Manifest(point, tuple(_group(said, path) for said in record.field(fields, "groups", list, path)))
 

@@ -17,13 +17,14 @@ from secondsite.engine.delta import format as fmt
 from secondsite.engine.delta.reader import Frame
 from secondsite.engine.images.base import Buffer, Extent, Image, ShortImage
 from secondsite.engine.progress import Monitor
-from secondsite.engine.replica import point as points
 from secondsite.engine.replica.identity import Identity
 from secondsite.engine.replica.pointimage import PointImage
 from secondsite.engine.store.base import Absent, Store
 from secondsite.engine.store.log import fetch, layout, manifest, tree
 from secondsite.engine.store.log import head as heads
+from secondsite.engine.store.log.catalogue import Catalogue
 from secondsite.engine.store.log.layout import PLACE, Place
+from secondsite.engine.store.log.rows import Row
 
 # Pages of 128 KiB and decoded frames of 256 KiB: 24 MiB at most.
 _PAGES, _FRAMES = 64, 64
@@ -53,14 +54,22 @@ class Replica:
 
     def choose(self, at: str) -> LogPoint:
         """The point that `at` names, as users do: a number, `latest`, a time. Raises Refused, Usage, Damaged."""
-        found = points.choose(list(self.head.points), at, self.store.label)
-        return LogPoint(self.store, self.identity, found)
+        return self.opened(self.catalogue.choose(at))
+
+    def opened(self, row: Row) -> LogPoint:
+        """The point that the catalogue has so. Raises Damaged."""
+        return LogPoint(self.store, self.identity, row)
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """Of all points."""
+        return Catalogue(self.store, self.head)
 
 
 class LogPoint(PointImage):
     """The bytes of a point. Opening it proves its map's digests; each page and block is proved when it is read."""
 
-    def __init__(self, store: Store, identity: Identity, row: heads.Row) -> None:
+    def __init__(self, store: Store, identity: Identity, row: Row) -> None:
         self.path = f"{store.label} at point {row.generation}"
         self.identity, self.block_size = identity, identity.block_size
         found = manifest.load(store, row, identity.replica_id.hex())

@@ -106,7 +106,7 @@ class Attempt:
         self.into, self.store, self.identity, self.head, self.fence = into, into.store, identity, head, fence
         self.began, self.peer, self.stack = into.clock(), into.store.label, stack
         self.sent_bytes = self.map_bytes = 0
-        newest = head.points[-1] if head.points else None
+        newest = head.newest
         self.before = manifest.load(self.store, newest, head.replica_id) if newest else None
         self.old = tree.Tree(self.store, identity, self.before)
         stack.callback(self.old.close)
@@ -190,7 +190,8 @@ class Attempt:
 
     def _commit(self, made: manifest.Manifest) -> None:
         digest = manifest.save(self.store, made)
-        self.head = heads.move(self.store, self.head.with_point(made.row(digest), self.identity), self.fence)
+        becomes = self.head.with_point(self.store, made.row(digest), self.identity)
+        self.head = heads.move(self.store, becomes, self.fence)
 
 
 def _done(kind: str, point: Point) -> talk.Done:
