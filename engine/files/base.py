@@ -43,8 +43,16 @@ class Files(ABC):
         """Names in a folder, sorted; empty where there is no such folder."""
 
     @abstractmethod
-    def mkdir(self, path: str) -> None:
-        """Make a folder and its parents; an existing one is fine."""
+    def folders(self, path: str) -> list[str]:
+        """Names of the folders in a folder, sorted; links are none. Empty where there is no such folder."""
+
+    @abstractmethod
+    def mkdir(self, path: str, mode: int = 0o777) -> None:
+        """Make a folder and its parents; an existing one is fine. `mode` is the folder's own."""
+
+    @abstractmethod
+    def rmdir(self, path: str) -> bool:
+        """Remove an empty folder; whether it is gone. One that is not empty stays."""
 
     @abstractmethod
     def replace(self, source: str, target: str) -> None:

@@ -27,9 +27,16 @@ class FailingFiles(Files):
     def listdir(self, path: str) -> list[str]:
         return self.inner.listdir(path)
 
-    def mkdir(self, path: str) -> None:
+    def folders(self, path: str) -> list[str]:
+        return self.inner.folders(path)
+
+    def mkdir(self, path: str, mode: int = 0o777) -> None:
         self.faults.hit("mkdir", path)
-        self.inner.mkdir(path)
+        self.inner.mkdir(path, mode)
+
+    def rmdir(self, path: str) -> bool:
+        self.faults.hit("rmdir", path)
+        return self.inner.rmdir(path)
 
     def replace(self, source: str, target: str) -> None:
         self.faults.hit("replace", target)

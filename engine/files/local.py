@@ -15,7 +15,6 @@ from secondsite.engine.images.raw import RawImage
 _FICLONE = 0x40049409
 # What FICLONE answers where it cannot: not this file system, not these two files, not this kernel.
 _CANNOT_CLONE = {errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM}
-_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP}
 
 
 class LocalLock(Lock):
@@ -51,11 +50,31 @@ class LocalFiles(Files):
         except OSError as error:
             raise errors.from_os(error, path, "list it") from None
 
-    def mkdir(self, path: str) -> None:
+    def folders(self, path: str) -> list[str]:
         try:
-            Path(path).mkdir(parents=True, exist_ok=True)
+            with os.scandir(path) as found:
+                return sorted(entry.name for entry in found if entry.is_dir(follow_symlinks=False))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise errors.from_os(error, path, "list it") from None
+
+    def mkdir(self, path: str, mode: int = 0o777) -> None:
+        try:
+            Path(path).mkdir(mode, parents=True, exist_ok=True)
         except OSError as error:
             raise errors.from_os(error, path, "make the folder") from None
+
+    def rmdir(self, path: str) -> bool:
+        try:
+            Path(path).rmdir()
+        except FileNotFoundError:
+            return True
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                return False
+            raise errors.from_os(error, path, "remove the folder") from None
+        return True
 
     def replace(self, source: str, target: str) -> None:
         try:

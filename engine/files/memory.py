@@ -70,8 +70,22 @@ class MemoryFiles(Files):
         with self._lock:
             return sorted(posixpath.basename(name) for name in self.names if posixpath.dirname(name) == path)
 
-    def mkdir(self, path: str) -> None:
-        self._folders.add(path)
+    def folders(self, path: str) -> list[str]:
+        with self._lock:
+            return sorted(posixpath.basename(name) for name in self._folders if posixpath.dirname(name) == path)
+
+    def mkdir(self, path: str, mode: int = 0o777) -> None:
+        with self._lock:
+            while path not in ("", "/"):
+                self._folders.add(path)
+                path = posixpath.dirname(path)
+
+    def rmdir(self, path: str) -> bool:
+        with self._lock:
+            if any(name.startswith(path + "/") for name in [*self.names, *self._folders]):
+                return False
+            self._folders.discard(path)
+            return True
 
     def replace(self, source: str, target: str) -> None:
         with self._lock:

@@ -18,7 +18,7 @@ class Crash(BaseException):
 class Faults:
     """Counts calls that have effects; the `at`-th one fails (`crash=False`) or ends the process (`crash=True`).
 
-    `kinds` limits it to some of: write, flush, resize, clone, replace, link, unlink, mkdir, flush_dir, read.
+    `kinds` limits it to some of: write, flush, resize, clone, replace, link, unlink, mkdir, rmdir, flush_dir, read.
     A write that fails has first written a part of what it should. `at=0` only counts. `sticky` makes every later
     call fail too, as a disk that stays full does.
     """

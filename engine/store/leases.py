@@ -87,8 +87,16 @@ class FencedStore(Store):
     def now(self) -> float:
         """Seconds since 1970 by the store's clock."""
 
+    def new_fence(self, name: str, seconds: int, holder: str) -> ObjectFence:
+        """One that is not held yet."""
+        return ObjectFence(self, name, seconds, holder)
+
+    def gone(self, holder: str) -> bool:
+        """Whether who held a fence is known to live no more."""
+        return False
+
     def fence(self, name: str, seconds: int = MAX_FENCE, *, take: bool = False, holder: str | None = None) -> Fence:
-        made = ObjectFence(self, name, check_seconds(seconds), holder or new_holder())
+        made = self.new_fence(name, check_seconds(seconds), holder or new_holder())
         if self.stat(name) is None:
             raise Absent("there is nothing to fence", path=self.path(name))
         try:
@@ -107,7 +115,7 @@ class FencedStore(Store):
         if take or holder == ours:
             return found.etag
         entry = self.stat(name + _SUFFIX) if seconds else None
-        if entry is not None and self.now() - entry.modified <= seconds + _TICK:
+        if entry is not None and self.now() - entry.modified <= seconds + _TICK and not self.gone(holder):
             raise Held("somebody else holds it, or was cut off within the last minute", path=self.path(name))
         return found.etag
 

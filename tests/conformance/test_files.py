@@ -238,3 +238,18 @@ def test_memory_keeps_after_a_power_loss_what_was_flushed() -> None:
         if files.exists("/r/lost"):
             assert files.read_bytes("/r/lost", 100) == b"maybe"
             assert files.read_bytes("/r/kept", 100) == b"renamed"
+
+
+def test_folders_and_rmdir(place: Place) -> None:
+    files, root = place
+    assert files.folders(root) == [] and files.folders(f"{root}/none") == []
+    files.mkdir(f"{root}/b/c", 0o700)
+    files.mkdir(f"{root}/a")
+    write(files, f"{root}/file", b"")
+    write(files, f"{root}/a/file", b"")
+    assert files.folders(root) == ["a", "b"] and files.folders(f"{root}/b") == ["c"]
+    assert files.folders(f"{root}/file") == []
+    assert not files.rmdir(f"{root}/a") and not files.rmdir(f"{root}/b")
+    files.unlink(f"{root}/a/file")
+    assert files.rmdir(f"{root}/a") and files.rmdir(f"{root}/b/c") and files.rmdir(f"{root}/b")
+    assert files.rmdir(f"{root}/b") and files.folders(root) == [] and not files.exists(f"{root}/b")

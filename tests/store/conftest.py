@@ -8,7 +8,9 @@ import pytest
 from azurite.emulator import Azurite, running
 from store.storekit import azure_store, numbers, s3_server, s3_store
 
+from secondsite.engine.files.memory import MemoryFiles
 from secondsite.engine.store.base import Store
+from secondsite.engine.store.folder import FolderStore
 from secondsite.engine.store.memory import MemoryStore
 
 
@@ -34,6 +36,8 @@ def moto() -> Iterator[str]:
 @pytest.fixture(
     params=[
         "memory",
+        "folder",
+        "folder-memory",
         pytest.param("azure", marks=pytest.mark.needs("azurite")),
         "s3",
     ]
@@ -47,6 +51,12 @@ def stores(request: pytest.FixtureRequest) -> Callable[[], Store]:
     if request.param == "s3":
         url = request.getfixturevalue("moto")
         return lambda: s3_store(url, prefix)
+    if request.param == "folder":
+        root = str(request.getfixturevalue("tmp_path") / "store")
+        return lambda: FolderStore(root)
+    if request.param == "folder-memory":
+        files = MemoryFiles()
+        return lambda: FolderStore("/below/store", files)
     emulator = request.getfixturevalue("azurite")
     return lambda: azure_store(emulator, prefix + "/")
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from secondsite.engine import errors
 from secondsite.engine.figures import Family
-from secondsite.engine.remote.agent.confined import ConfinedFiles, Root
+from secondsite.engine.files.confined import ConfinedFiles
+from secondsite.engine.remote.agent.confined import Root
 from secondsite.engine.remote.agent.meter import Counts, Meter
 from secondsite.engine.remote.trust import expiry
 from secondsite.engine.replica.directory import Replica

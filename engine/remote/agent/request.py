@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from secondsite.engine.remote.agent.confined import ConfinedFiles
+from secondsite.engine.files.confined import ConfinedFiles
 from secondsite.engine.remote.agent.meter import Counts
 from secondsite.engine.remote.trust.access import Action
 

@@ -219,9 +219,17 @@ class FarFiles(Files):
             if self._inside(path) is not None:
                 raise self._refuse(path)
 
-    def mkdir(self, path: str) -> None:
+    def folders(self, path: str) -> list[str]:
         self._own(path)
-        self.local.mkdir(path)
+        return self.local.folders(path)
+
+    def mkdir(self, path: str, mode: int = 0o777) -> None:
+        self._own(path)
+        self.local.mkdir(path, mode)
+
+    def rmdir(self, path: str) -> bool:
+        self._own(path)
+        return self.local.rmdir(path)
 
     def replace(self, source: str, target: str) -> None:
         self._own(source, target)
