@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 import tempfile
@@ -25,6 +26,8 @@ from secondsite.orchestration.bench import runner, table
 
 RESULTS = Path(__file__).resolve().parent / "results"
 MEMORY = Path("/dev/shm")
+# Where the tests have installed the emulator of Azure's storage.
+EMULATOR = RESULTS.parent.parent / "build" / "azurite" / "node_modules" / ".bin"
 SMOKE_SIZE = "64M"
 
 
@@ -98,6 +101,7 @@ def terminated(number: int, _: FrameType | None) -> NoReturn:
 def main() -> int:
     """Measure, print, write."""
     signal.signal(signal.SIGTERM, terminated)
+    os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), str(EMULATOR)])
     options, say = arguments(), Console(stderr=True)
     try:
         report = measure(options, say)

@@ -23,6 +23,8 @@ _TOOLS = {
     "lz4": ["lz4", "--version"],
     "zstd": ["zstd", "--version"],
     "mke2fs": ["mke2fs", "-V"],
+    "rclone": ["rclone", "version"],
+    "azurite-blob": ["azurite-blob", "--version"],
 }
 # Above this load a core, somebody else is using the machine and the figures say little.
 BUSY_LOAD = 0.5

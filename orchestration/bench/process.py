@@ -19,6 +19,7 @@ from secondsite.engine import errors
 _LAUNCH = str(Path(__file__).with_name("launch.py"))
 # Debian leaves the folders of mke2fs and its like out of a user's PATH.
 _SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+_TICK = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,12 @@ def running(
             child.wait()
         if child.stdout is not None:
             child.stdout.close()
+
+
+def cpu(pid: int) -> float:
+    """Processor seconds of a running process until now."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICK
 
 
 def output_bytes(command: Sequence[str]) -> int:

@@ -13,7 +13,18 @@ from typing import Any
 
 from secondsite.engine import errors
 from secondsite.engine.units import KIB, MIB, format_size
-from secondsite.orchestration.bench import flows, formats, host, hosts, peers, servers, stages, trackers, workload
+from secondsite.orchestration.bench import (
+    flows,
+    formats,
+    host,
+    hosts,
+    peers,
+    servers,
+    stages,
+    store,
+    trackers,
+    workload,
+)
 from secondsite.orchestration.bench.context import Bench, digest
 
 GROUPS: dict[str, Callable[[Bench], None]] = {
@@ -32,6 +43,7 @@ GROUPS: dict[str, Callable[[Bench], None]] = {
     "servers": servers.servers,
     "points": servers.points,
     "hosts": hosts.hosts,
+    "store": store.store,
 }
 MIN_BYTES = 16 * MIB
 # What lies in the folder at once, in images: the source, the replica and one copy; and each repository's share.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -123,14 +123,14 @@ _SERVERS = {"ours": ours, "qemu-nbd": _qemu_nbd, "nbdkit": _nbdkit}
 
 
 @contextmanager
-def serving(command: Callable[[str], list[str]]) -> Iterator[str]:
+def serving(command: Callable[[str], list[str]], env: Mapping[str, str] | None = None) -> Iterator[str]:
     """The URL of a server whose socket is there; `command` makes its command line of the socket's path, which is short
     wherever the image lies: it may have 107 bytes.
     """
     with TemporaryDirectory(prefix="served-") as folder:
         socket = Path(folder, "nbd.sock")
         asked = command(str(socket))
-        with process.running(asked) as server:
+        with process.running(asked, env=env) as server:
             end = time.monotonic() + _START_SECONDS
             while not socket.exists():
                 if server.poll() is not None or time.monotonic() > end:

@@ -63,7 +63,8 @@ def scan(bench: Bench) -> None:
     bench.add(_kernel("scan", "scan, everything new", taken["new"], size, peer, taken["loop"], note=note))
 
 
-def _sample(bench: Bench) -> Path:
+def sample(bench: Bench) -> Path:
+    """Blocks of the image that are not zeros, back to back, in a file that is made once."""
     path = bench.folder / "sample"
     if not path.exists():
         kernels.sample(bench.source, path, SAMPLE_BYTES)
@@ -72,7 +73,7 @@ def _sample(bench: Bench) -> Path:
 
 def hash_(bench: Bench) -> None:
     """Hash what lies in memory, against commands that hash a file."""
-    path = _sample(bench)
+    path = sample(bench)
     size = path.stat().st_size
     sides: dict[str, Callable[[], float]] = {"ours": lambda: kernels.hashing(size, bench.threads)}
     for name, command in {"xxhsum": ["xxhsum", "-H2"], "sha256sum": ["sha256sum"]}.items():
@@ -97,7 +98,7 @@ def _add_against_all(
 
 def codec(bench: Bench) -> None:
     """Pack the same bytes as the lz4 and zstd commands, with reading and hashing in our time."""
-    path = _sample(bench)
+    path = sample(bench)
     size, codecs = path.stat().st_size, kernel.codec
     taken = [kernels.encoding(path, CODEC_THREADS, codecs.NONE, 0)[0] for _ in range(bench.rounds)]
     bench.add(_kernel("codec", "encode, no codec", taken, size))

@@ -22,7 +22,6 @@ from secondsite.orchestration.bench.context import Bench, remove
 
 MOVE = str(Path(__file__).with_name("move.py"))
 _START_SECONDS = 20.0
-_TICK = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +78,7 @@ class Site:
 
     def agent_cpu(self) -> float:
         """Processor seconds of the agent until now."""
-        fields = Path(f"/proc/{self.agent.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICK
+        return process.cpu(self.agent.pid)
 
     def memory(self, field: str) -> int:
         """Bytes of memory that the agent has (VmRSS), or has had at most since `reset_peak` (VmHWM)."""
