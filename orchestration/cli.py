@@ -38,6 +38,7 @@ COMMANDS = {
     "agent": "Keep replicas for other hosts, and give out keys to them.",
     "pair": "Pair with another host's agent.",
     "peers": "List who is paired with this host's agent, or revoke one.",
+    "scenarios": "Show what each scenario has and asks for; hold an estate to it.",
     "bench": "Measure what this machine can do.",
 }
 

@@ -1,0 +1,1 @@
+"""The estate file: everything that site recovery is about, as its operator wrote it down."""

@@ -1,0 +1,8 @@
+"""Tests of estates begin with a sample and change a few words of it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
