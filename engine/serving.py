@@ -13,11 +13,15 @@ from secondsite.engine.images.base import Image
 from secondsite.engine.remote import reach, url
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.steady import SteadyPoint
+from secondsite.engine.store.place import is_place
 from secondsite.engine.workers import looking
 
 if TYPE_CHECKING:
     from secondsite.engine.nbd.export import Export
     from secondsite.engine.remote.far.point import FarPoint
+    from secondsite.engine.store.log.steady import StoredPoint
+
+    Standing = SteadyPoint | FarPoint | StoredPoint
 
 # How often a served head is compared with what cycles did to it: points before are then free to be dropped.
 _LOOK_SECONDS = 1.0
@@ -46,6 +50,9 @@ def serve(
     told: Callable[[str], object] = lambda line: None,
 ) -> Iterator[Serving]:
     """Export a recovery point while the context is open. Its bytes never change, and cycles into the replica go on.
+
+    Of a replica in a store what is read is fetched, and some of it kept in memory; where the store does not answer a
+    read waits half a minute and then fails.
 
     `socket` is the path of a Unix socket, `listen` an address and a port (0: any); one of them at least. `overlay` is a
     file that takes the writes; it may be used again with the same point. `tls` is a folder with server-cert.pem and
@@ -76,26 +83,31 @@ def serve(
             host, port = server.listen_tcp(*listen)
             urls.append(_url(tls, host=host, port=port))
         stack.enter_context(server)
+        stack.callback(point.give_up)  # or the server would wait for who waits
         stack.enter_context(following(point))
         yield Serving(urls, point.name, point.size, overlay is not None)
 
 
 def open_steady(
     replica: str, at: str, state: str | os.PathLike[str] | None, told: Callable[[str], object]
-) -> SteadyPoint | FarPoint:  # fmt: skip
+) -> Standing:  # fmt: skip
     """A point that stays as it is while cycles go on; its holder is `following` meanwhile, `told` of trouble."""
+    if is_place(replica):
+        from secondsite.engine.store.log.steady import StoredPoint
+
+        return StoredPoint(replica, at)
     if url.is_remote(replica):
         return reach.far_point(replica, state, at, told)
     return SteadyPoint(Replica.open(replica), at)
 
 
-def _over(point: SteadyPoint | FarPoint, overlay: str | os.PathLike[str]) -> Image:
+def _over(point: Standing, overlay: str | os.PathLike[str]) -> Image:
     from secondsite.engine.images.overlay import OverlayImage
 
     return OverlayImage(point, overlay, point.over)
 
 
-def _export(image: Image, point: SteadyPoint | FarPoint) -> Export:
+def _export(image: Image, point: Standing) -> Export:
     from secondsite.engine._nbd import Disk
     from secondsite.engine.nbd import protocol
     from secondsite.engine.nbd.export import Export, allocation
@@ -113,7 +125,7 @@ def _url(tls: str | None, *, socket: str = "", host: str = "", port: int = 0) ->
     return str(NbdUrl(socket=socket, host=host, port=port or 10809, tls=tls is not None))
 
 
-def following(point: SteadyPoint | FarPoint) -> AbstractContextManager[None]:
+def following(point: Standing) -> AbstractContextManager[None]:
     """Look after the head now and then, so that what is needed of the replica does not grow with the time served."""
 
     def follow() -> bool:

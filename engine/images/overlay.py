@@ -157,8 +157,9 @@ class OverlayImage(Image):
                 raise ValueError(f"{view.nbytes} bytes at {offset} of {self._size}")
             if not view.nbytes:
                 return
+            edges = self._edges(offset, offset + view.nbytes)
             with self._lock:
-                self._copy_up(offset, offset + view.nbytes)
+                self._copy_up(edges)
                 self._file.write(self._data_at + offset, view)
                 self._hold_bits(offset, offset + view.nbytes)
 
@@ -167,20 +168,28 @@ class OverlayImage(Image):
             raise ValueError(f"{length} bytes at {offset} of {self._size}")
         if not length:
             return
+        edges = self._edges(offset, offset + length)
         with self._lock:
-            self._copy_up(offset, offset + length)
+            self._copy_up(edges)
             held = max(min(length, self._file.size - self._data_at - offset), 0)
             if held:
                 self._file.zero(self._data_at + offset, held, punch=punch)
             self._hold_bits(offset, offset + length)
 
-    def _copy_up(self, start: int, end: int) -> None:
-        """Of new granules that are not written whole, the rest. Where there is no room nothing was changed."""
+    def _edges(self, start: int, end: int) -> dict[int, bytearray]:
+        """What lies below new granules that are not written whole. It never changes, so nobody need wait for it."""
+        found = {}
         for granule in {start // GRANULE, (end - 1) // GRANULE}:
             low, high = granule * GRANULE, min((granule + 1) * GRANULE, self._size)
             if not self._holds(granule) and (start > low or end < high):
-                data = self.base.read(low, high - low)
-                self._file.write(self._data_at + low, data)
+                found[granule] = self.base.read(low, high - low)
+        return found
+
+    def _copy_up(self, edges: dict[int, bytearray]) -> None:
+        """Of new granules that are not written whole, the rest. Where there is no room nothing was changed."""
+        for granule, data in edges.items():
+            if not self._holds(granule):
+                self._file.write(self._data_at + granule * GRANULE, data)
 
     def _hold_bits(self, start: int, end: int) -> None:
         for granule in range(start // GRANULE, (end - 1) // GRANULE + 1):

@@ -184,6 +184,10 @@ class SteadyPoint(PointImage):
         else:
             place[:] = bytes(high - low)
 
+    def give_up(self) -> None:
+        """No read waits for anybody."""
+        return None
+
     def done(self) -> None:
         """The far reader said that it needs the point no more."""
         if self._far is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from azurite.emulator import Azurite, running
@@ -65,3 +67,15 @@ def stores(request: pytest.FixtureRequest) -> Callable[[], Store]:
 def store(stores: Callable[[], Store]) -> Iterator[Store]:
     with stores() as made:
         yield made
+
+
+@pytest.fixture
+def opens_azure(azurite: Azurite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Azurite:
+    """The emulator, reached as a user reaches it: by URL, and what the environment says."""
+    for name in list(os.environ):
+        if name.startswith(("AZURE_", "SECONDSITE_STORES")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", azurite.connection_string)
+    return azurite

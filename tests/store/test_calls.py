@@ -54,13 +54,8 @@ class User:
 
 
 @pytest.fixture
-def user(azurite, tmp_path, monkeypatch):
-    for name in list(os.environ):
-        if name.startswith(("AZURE_", "SECONDSITE_STORES")):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", azurite.connection_string)
-    made = User(azurite, tmp_path)
+def user(opens_azure, tmp_path):
+    made = User(opens_azure, tmp_path)
     with made.disk.open("wb") as file:
         file.truncate(40 * MIB)
         file.seek(8 * MIB)

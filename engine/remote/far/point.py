@@ -177,6 +177,12 @@ class FarPoint(FarImage):
         """The agent looks at the cycles itself."""
         return None
 
+    def give_up(self) -> None:
+        """Reads that wait for a link fail."""
+        self._closed.set()
+        with self._changed:
+            self._changed.notify_all()
+
     def close(self) -> None:
         """With a goodbye, so that the agent need not keep the point for who comes again."""
         self._closed.set()

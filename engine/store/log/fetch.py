@@ -21,7 +21,9 @@ _ASK_BYTES = 8 * MIB
 _ASKING = 4
 
 
-class _Ask(NamedTuple):
+class Ask(NamedTuple):
+    """One question: a range of one object, with frames in it."""
+
     places: list[Place]
     start: int
     length: int
@@ -36,25 +38,40 @@ class Fetcher:
 
     def frames(self, places: Iterable[Place]) -> Iterator[tuple[Place, Frame]]:
         """The frames at these places, each once, ordered by place. Raises Damaged."""
-        asks = list(_plan(sorted(set(places))))
+        asks = list(plan(sorted(set(places))))
         if len(asks) == 1:
-            yield from self._ask(asks[0])
+            yield from self._whole(asks[0])
             return
         if self._pool is None:
             self._pool = ThreadPoolExecutor(_ASKING, thread_name_prefix="fetch")
         # Few ahead of who takes them: what is in memory is bounded.
         for at in range(0, len(asks), _ASKING):
-            for found in self._pool.map(self._ask, asks[at : at + _ASKING]):
+            for found in self._pool.map(self._whole, asks[at : at + _ASKING]):
                 yield from found
 
-    def _ask(self, ask: _Ask) -> list[tuple[Place, Frame]]:
+    def _whole(self, ask: Ask) -> list[tuple[Place, Frame]]:
+        found = []
+        for place, frame in self.ask(ask):
+            if not isinstance(frame, Frame):
+                raise frame
+            found.append((place, frame))
+        return found
+
+    def ask(self, ask: Ask) -> Iterator[tuple[Place, Frame | errors.Damaged]]:
+        """The frames of one question, and what is wrong with those that are damaged. Raises what the store raises."""
         name = layout.name(self.kind, ask.places[0].number)
         path = self.store.path(name)
         try:
             data = memoryview(self.store.get(name, ask.start, ask.length).data)
         except Absent:
-            raise errors.Damaged("a segment is missing", path=path) from None
-        return [(place, self._frame(data, place, ask.start, path)) for place in ask.places]
+            for place in ask.places:
+                yield place, errors.Damaged("a segment is missing", path=path)
+            return
+        for place in ask.places:
+            try:
+                yield place, self._frame(data, place, ask.start, path)
+            except errors.Damaged as error:
+                yield place, error
 
     def _frame(self, data: memoryview, place: Place, start: int, path: str) -> Frame:
         packed = data[place.offset - start : place.offset - start + place.length]
@@ -78,16 +95,17 @@ def check(place: Place, path: str) -> Place:
     return place
 
 
-def _plan(places: list[Place]) -> Iterator[_Ask]:
+def plan(places: list[Place], most: int = _ASK_BYTES) -> Iterator[Ask]:
+    """Questions of at most so many bytes that bring these frames, which are in order."""
     if not places:
         return
     run = [places[0]]
     for last, place in pairwise(places):
         end = last.offset + last.length
         near = place.number == last.number and place.offset <= end + _GAP_BYTES
-        if near and place.offset + place.length - run[0].offset <= _ASK_BYTES:
+        if near and place.offset + place.length - run[0].offset <= most:
             run.append(place)
         else:
-            yield _Ask(run, run[0].offset, run[-1].offset + run[-1].length - run[0].offset)
+            yield Ask(run, run[0].offset, run[-1].offset + run[-1].length - run[0].offset)
             run = [place]
-    yield _Ask(run, run[0].offset, run[-1].offset + run[-1].length - run[0].offset)
+    yield Ask(run, run[0].offset, run[-1].offset + run[-1].length - run[0].offset)

@@ -1,20 +1,19 @@
 """A point in a store as an image, every block checked by its hash; and all of a point, proved or written elsewhere.
 
-A read takes the pages of the map and the frames that hold its blocks, by range, and keeps some of both. A pass over all
-of a point goes page by page and takes the frames of each in the order in which they lie in the store.
+A read takes the pages of the map and the frames that hold its blocks, by range, several at once, and keeps some of
+both; reads that go on where others ended are fetched ahead. A pass over all of a point goes page by page and takes the
+frames of each in the order in which they lie in the store.
 """
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
+from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from secondsite.engine import errors, kernel
 from secondsite.engine.blockmap import PAGE_BLOCKS
 from secondsite.engine.delta import format as fmt
-from secondsite.engine.delta.reader import Frame
 from secondsite.engine.images.base import Buffer, Extent, Image, ShortImage
 from secondsite.engine.progress import Monitor
 from secondsite.engine.replica.identity import Identity
@@ -22,13 +21,20 @@ from secondsite.engine.replica.pointimage import PointImage
 from secondsite.engine.store.base import Absent, Store
 from secondsite.engine.store.log import fetch, layout, manifest, tree
 from secondsite.engine.store.log import head as heads
+from secondsite.engine.store.log.ahead import Streams
 from secondsite.engine.store.log.catalogue import Catalogue
+from secondsite.engine.store.log.frames import Blocks, Frames, unpacked
+from secondsite.engine.store.log.kept import Kept
 from secondsite.engine.store.log.layout import PLACE, Place
 from secondsite.engine.store.log.rows import Row
+from secondsite.engine.units import MIB
 
-# Pages of 128 KiB and decoded frames of 256 KiB: 24 MiB at most.
-_PAGES, _FRAMES = 64, 64
+# Pages of 128 KiB; of a disk in blocks of 64 KiB 64 of them are 16 GiB.
+_PAGES = 64
+# What one read takes at once.
+_READ_BYTES = 4 * MIB
 _NO_HASH = bytes(16)
+_NOTHING = memoryview(b"")
 
 
 @dataclass(frozen=True)
@@ -77,10 +83,9 @@ class LogPoint(PointImage):
         self._tree = tree.Tree(store, identity, found)
         header = fmt.Header(identity.replica_id, self.block_size, 0, row.generation, 0, 0, 0)
         self._fetcher = fetch.Fetcher(store, layout.SEGMENTS, header)
-        self._decoder = kernel.codec.Decoder()
-        self._pages: OrderedDict[int, tree.Page | None] = OrderedDict()
-        self._frames: OrderedDict[Place, dict[int, bytes]] = OrderedDict()
-        self._lock = threading.RLock()
+        self._pages: Kept[int, tree.Page | None] = Kept(_PAGES)
+        self._frames = Frames(self._fetcher)
+        self._streams = Streams()
 
     @property
     def size(self) -> int:
@@ -93,13 +98,13 @@ class LogPoint(PointImage):
 
     def _page(self, number: int) -> tree.Page | None:
         """None for a page of zeros."""
-        if number in self._pages:
-            self._pages.move_to_end(number)
-        else:
-            self._pages[number] = next(self._tree.pages([number]), None)
-            if len(self._pages) > _PAGES:
-                self._pages.popitem(last=False)
-        return self._pages[number]
+        found, missing = self._pages.claim([number])
+        if missing:
+            try:
+                self._pages.put(number, next(self._tree.pages([number]), None), 1)
+            except BaseException as error:
+                self._pages.fail([number], error)
+        return found[number].result()
 
     def _entry(self, block: int) -> tuple[bytes, Place | None]:
         """(hash, place); no place for a block of zeros."""
@@ -112,19 +117,30 @@ class LogPoint(PointImage):
     def extents(self, start: int, length: int) -> Iterator[Extent]:
         if start + length > self.size:
             raise ShortImage(f"no {length} bytes at {start}", path=self.path)
-        end, begin, state = start + length, start, None
-        while start < end:
-            block = start // self.block_size
-            with self._lock:
-                page = self._page(block // PAGE_BLOCKS)
-                zero = page is None or self._entry(block)[1] is None
-            unit = self.block_size * (PAGE_BLOCKS if page is None else 1)
-            if state is not None and zero != state:
-                yield Extent(begin, start - begin, state)
-                begin = start
-            state, start = zero, min(end, start // unit * unit + unit)
-        if state is not None:
-            yield Extent(begin, end - begin, state)
+        last: Extent | None = None
+        for first, end, zero in self._states(start, start + length):
+            if last is not None and last.zero == zero:
+                last = Extent(last.start, end - last.start, zero)
+                continue
+            if last is not None:
+                yield last
+            last = Extent(first, end - first, zero)
+        if last is not None:
+            yield last
+
+    def _states(self, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
+        """Where runs of blocks begin and end, and whether they are zeros."""
+        size, unit = self.block_size, self.block_size * PAGE_BLOCKS
+        for number in range(start // unit, -(-end // unit)):
+            low, high = max(start, number * unit), min(end, (number + 1) * unit)
+            page = self._page(number)
+            if page is None:
+                yield low, high, True
+                continue
+            first = low // size
+            inside = page.hashes[16 * (first % PAGE_BLOCKS) :][: 16 * (-(-high // size) - first)]
+            for begin, stop, zero in _runs(inside):
+                yield max(low, (first + begin) * size), min(high, (first + stop) * size), zero
 
     def read_into(self, offset: int, buffer: Buffer) -> None:
         view = memoryview(buffer)
@@ -132,41 +148,49 @@ class LogPoint(PointImage):
             raise ShortImage(f"the point ends before {offset + view.nbytes}", path=self.path, offset=offset)
         if not view.nbytes:
             return
+        ahead = self._streams.read(offset, offset + view.nbytes)
+        if ahead:
+            self._frames.run(lambda: self._fetch(ahead))
         first, last = offset // self.block_size, (offset + view.nbytes - 1) // self.block_size
         for block, data in self._read(range(first, last + 1)):
             start = block * self.block_size
             low, high = max(start, offset), min(start + self._length(block), offset + view.nbytes)
             view[low - offset : high - offset] = data[low - start : high - start] if data else bytes(high - low)
 
+    def read_blocks(
+        self, blocks: array[int], lengths: array[int], count: int, block_size: int, payload: Buffer
+    ) -> int:
+        """As an Image does, but all at once."""
+        assert block_size == self.block_size
+        self._frames.ahead(place for block in blocks[:count] if (place := self._entry(block)[1]) is not None)
+        return super().read_blocks(blocks, lengths, count, block_size, payload)
+
+    def _fetch(self, ahead: range) -> None:
+        """What these bytes take, before somebody reads them."""
+        last = -(-min(ahead.stop, self.size) // self.block_size)
+        entries = map(self._entry, range(ahead.start // self.block_size, last))
+        self._frames.ahead(place for _, place in entries if place is not None)
+
     def _length(self, block: int) -> int:
         return min(self.block_size, self.size - block * self.block_size)
 
-    def _read(self, blocks: range) -> Iterator[tuple[int, bytes]]:
+    def _read(self, blocks: range) -> Iterator[tuple[int, memoryview | None]]:
         """The blocks in order, proved; nothing for zeros."""
-        with self._lock:
-            for at in range(blocks.start, blocks.stop, _FRAMES):
-                part = range(at, min(at + _FRAMES, blocks.stop))
-                entries = [self._entry(block) for block in part]
-                self._want({place for _, place in entries if place is not None})
-                for block, (hashed, place) in zip(part, entries, strict=True):
-                    yield block, self._proved(block, hashed, self._frames[place]) if place is not None else b""
+        step = max(_READ_BYTES // self.block_size, 1)
+        for at in range(blocks.start, blocks.stop, step):
+            part = range(at, min(at + step, blocks.stop))
+            entries = [self._entry(block) for block in part]
+            frames = self._frames.get(place for _, place in entries if place is not None)
+            for block, (hashed, place) in zip(part, entries, strict=True):
+                yield block, self._proved(block, hashed, frames[place]) if place is not None else None
 
-    def _want(self, places: set[Place]) -> None:
-        """Have these frames in memory, at most as many as may be kept."""
-        for place in places & self._frames.keys():
-            self._frames.move_to_end(place)
-        for place, frame in self._fetcher.frames(places - self._frames.keys()):
-            self._frames[place] = _blocks(frame, self._decoder)
-        while len(self._frames) > _FRAMES:
-            self._frames.popitem(last=False)
-
-    def _proved(self, block: int, hashed: bytes, frame: dict[int, bytes]) -> bytes:
-        data = frame.get(block, b"")
+    def _proved(self, block: int, hashed: bytes, frame: Blocks) -> memoryview:
+        data = frame.get(block, _NOTHING)
         if len(data) != self._length(block) or kernel.scan.hash_block(data, self.identity.seed) != hashed:
             raise errors.Damaged("the block is not what its hash says", path=self.path, offset=block * self.block_size)
         return data
 
-    def contents(self, proved: set[bytes] | None = None) -> Iterator[tuple[int, bytes]]:
+    def contents(self, proved: set[bytes] | None = None) -> Iterator[tuple[int, memoryview]]:
         """Every block that is not zeros, proved, page after page; within one in the order of the store. Pages that are
         `proved` are left out, and the others become it.
         """
@@ -179,21 +203,41 @@ class LogPoint(PointImage):
             if proved is not None:
                 proved.add(called)
 
-    def _page_contents(self, page: tree.Page) -> Iterator[tuple[int, bytes]]:
+    def _page_contents(self, page: tree.Page) -> Iterator[tuple[int, memoryview]]:
         first = page.number * PAGE_BLOCKS
         wanted: dict[Place, list[tuple[int, bytes]]] = {}
         for inside in range(min(PAGE_BLOCKS, self.blocks - first)):
             hashed, place = _entry(page, inside, self.path)
             if place is not None:
                 wanted.setdefault(place, []).append((first + inside, hashed))
+        decoder = kernel.codec.Decoder()
         for place, frame in self._fetcher.frames(wanted):
-            held = _blocks(frame, self._decoder)
+            held = unpacked(frame, decoder)
             for block, hashed in wanted[place]:
                 yield block, self._proved(block, hashed, held)
 
     def close(self) -> None:
+        self._frames.close()
         self._tree.close()
         self._fetcher.close()
+
+
+def _runs(hashes: memoryview) -> Iterator[tuple[int, int, bool]]:
+    """Runs of entries that are zeros, or that are none."""
+    count = len(hashes) // 16
+    found = array("Q", bytes(8 * count))
+    some = kernel.entries.nonzero_entries(hashes, 0, found)
+    at = index = 0
+    while index < some:
+        begin = stop = found[index]
+        while index < some and found[index] == stop:
+            index, stop = index + 1, stop + 1
+        if begin > at:
+            yield at, begin, True
+        yield begin, stop, False
+        at = stop
+    if at < count:
+        yield at, count, True
 
 
 def _entry(page: tree.Page, inside: int, path: str) -> tuple[bytes, Place | None]:
@@ -201,15 +245,6 @@ def _entry(page: tree.Page, inside: int, path: str) -> tuple[bytes, Place | None
     if hashed == _NO_HASH:
         return hashed, None
     return hashed, fetch.check(Place(*PLACE.unpack_from(page.places, 16 * inside)), path)
-
-
-def _blocks(frame: Frame, decoder: object) -> dict[int, bytes]:
-    """The data blocks of a frame by number."""
-    raw, at, found = frame.payload(decoder), 0, {}
-    for block, length in zip(frame.blocks, frame.lengths, strict=True):
-        found[block] = bytes(raw[at : at + length])
-        at += length
-    return found
 
 
 def verify(point: LogPoint, monitor: Monitor, proved: set[bytes] | None = None) -> int:
@@ -222,7 +257,7 @@ def verify(point: LogPoint, monitor: Monitor, proved: set[bytes] | None = None) 
 def restore(point: LogPoint, output: Image, monitor: Monitor) -> int:
     """Write a point into an empty image of its size; the bytes written, each proved (R3.5). It is flushed."""
 
-    def written() -> Iterable[tuple[int, bytes]]:
+    def written() -> Iterable[tuple[int, memoryview]]:
         for block, data in point.contents():
             output.write(block * point.block_size, data)
             yield block, data
@@ -233,7 +268,7 @@ def restore(point: LogPoint, output: Image, monitor: Monitor) -> int:
     return done
 
 
-def _pass(point: LogPoint, blocks: Iterable[tuple[int, bytes]], monitor: Monitor, stage: str) -> int:
+def _pass(point: LogPoint, blocks: Iterable[tuple[int, memoryview]], monitor: Monitor, stage: str) -> int:
     monitor.begin(stage, point.size)
     done = 0
     for _, data in blocks:

@@ -1,0 +1,55 @@
+"""A point in a store for who reads it as long as he likes: the store may be away meanwhile."""
+
+from __future__ import annotations
+
+import threading
+
+from secondsite.engine.store.again import Again
+from secondsite.engine.store.log.reading import LogPoint, Replica
+from secondsite.engine.store.opening import open_store
+from secondsite.engine.store.retry import Limits
+
+# How long a read waits for a store that does not answer, then it fails; the next one asks again. A guest's disk that
+# says nothing for a minute is reset by most kernels.
+PATIENCE = Limits(attempts=1000, seconds=30.0, longest=4.0)
+_REQUEST_SECONDS = 15.0
+
+
+class StoredPoint(LogPoint):
+    """`at` is as `Replica.choose` takes it. The store is this point's own, and each call that is made again is told."""
+
+    fd = -1
+
+    def __init__(self, url: str, at: str = "latest") -> None:
+        self._ending = threading.Event()
+        store = open_store(
+            url, told=Again().told, cancel=self._ending.is_set, limits=PATIENCE, timeout=_REQUEST_SECONDS
+        )
+        try:
+            replica = Replica.open(store)
+            super().__init__(store, replica.identity, replica.catalogue.choose(at))
+        except BaseException:
+            store.close()
+            raise
+        self._store = store
+
+    @property
+    def name(self) -> str:
+        return self.point.name
+
+    @property
+    def over(self) -> dict[str, str | int]:
+        """What tells this point from all others."""
+        return {"replica": self.point.replica_id, "generation": self.point.generation, "seal": self.point.seal}
+
+    def follow(self) -> None:
+        """Nothing in a store changes, but for what is deleted."""
+        return None
+
+    def give_up(self) -> None:
+        self._ending.set()
+
+    def close(self) -> None:
+        self._ending.set()
+        super().close()
+        self._store.close()
