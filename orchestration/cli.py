@@ -39,6 +39,7 @@ COMMANDS = {
     "pair": "Pair with another host's agent.",
     "peers": "List who is paired with this host's agent, or revoke one.",
     "scenarios": "Show what each scenario has and asks for; hold an estate to it.",
+    "mapping": "Say where a machine goes at a failover, and why.",
     "bench": "Measure what this machine can do.",
 }
 

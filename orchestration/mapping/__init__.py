@@ -1,0 +1,1 @@
+"""Where a machine goes: host, networks, addresses and storage, as pure functions of the estate, each with its rule."""
