@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.group(short_help="Say where a machine goes at a failover, and why.")
 def command() -> None:
-    """Networks, addresses, hosts and storage of a machine at the other site.
+    """Networks, addresses, hosts and storage of a machine at the other site; with --json as one object.
 
     \b
     secondsite mapping explain app1 --estate estate.toml
