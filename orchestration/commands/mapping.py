@@ -63,7 +63,8 @@ def explain(machine: str, estate: str, as_json: bool) -> None:
 
 
 def _print(placed: Placement) -> None:
-    rows = [("host", *_cells(placed.host))] if placed.host else [("host", "Azure", "SEED", "the target runs it")]
+    host = _cells(placed.host) if placed.host else ("Azure", "SEED", "the target runs it")
+    rows: list[tuple[str, ...]] = [("host", *host)]
     for number, card in enumerate(placed.connections, 1):
         for what in ("network", "subnet", "address"):
             chosen = getattr(card, what)
