@@ -11,6 +11,7 @@ from secondsite.engine import errors, scan
 from secondsite.engine.batch import Batch
 from secondsite.engine.files import LocalFiles
 from secondsite.engine.images import Image, ShortImage, open_image
+from secondsite.engine.images.raw import real_path
 from secondsite.engine.progress import Monitor, Progress
 from secondsite.engine.replica.container import check_size, create_container
 from secondsite.engine.results import Converted
@@ -77,6 +78,13 @@ def refuse_existing(target: str) -> None:
     """Raises Refused."""
     if LocalFiles().exists(target):
         raise errors.Refused("exists; name another file", path=target)
+
+
+def refuse_inside(root: str, target: str) -> None:
+    """Raises Refused for an output in the folder of the replica."""
+    inside, path = real_path(root), real_path(target)
+    if posixpath.commonpath([inside, path]) == inside:
+        raise errors.Refused("lies inside the replica; restore to another folder", path=target)
 
 
 def write_new(

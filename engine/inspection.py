@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 
 from secondsite.engine import errors
 from secondsite.engine.files import Files, LocalFiles
@@ -199,17 +200,11 @@ def image_map(
     path: str | os.PathLike[str], *, format: str | None = None, allow_parent_path: Sequence[str] = (),
     state: str | os.PathLike[str] | None = None,
 ) -> Iterator[MapExtent]:  # fmt: skip
-    """The disk as runs of data and zeros, and how deep in the chain of parents the data lies. Of another host's replica
-    it is its newest point's.
+    """The disk as runs of data and zeros, and how deep in the chain of parents the data lies. Of a replica on
+    another host or in a store it is its newest point's.
     """
     name = os.fspath(path)
-    if is_place(name):
-        raise errors.Usage("this is not yet for a replica in a store", path=name)
-    with (
-        reach.far_point(name, state)
-        if url.is_remote(name)
-        else open_image(path, format=format, allow_parent_path=allow_parent_path)
-    ) as image:
+    with _disk(name, format, allow_parent_path, state) as image:
         depths = {fd: depth for depth, fds in enumerate(image.descriptors()) for fd in fds}
         last: MapExtent | None = None
         for start, length, zero, depth in _runs(image, depths):
@@ -221,6 +216,19 @@ def image_map(
             last = MapExtent(start, length, not zero, zero, depth)
         if last is not None:
             yield last
+
+
+def _disk(
+    name: str, format: str | None, allow_parent_path: Sequence[str], state: str | os.PathLike[str] | None
+) -> AbstractContextManager[Image]:
+    """An image, or the newest point of a replica elsewhere."""
+    if is_place(name):
+        from secondsite.engine.store.log import calls
+
+        return calls.open_point(name, "latest")
+    if url.is_remote(name):
+        return reach.far_point(name, state)
+    return open_image(name, format=format, allow_parent_path=allow_parent_path)
 
 
 # A piece of a map is looked at in one call; a fragmented disk has 20 bytes for each of its pieces meanwhile.

@@ -13,6 +13,7 @@ from secondsite.engine.remote import reach, url
 from secondsite.engine.replica import prune as pruning
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.view import PointView
+from secondsite.engine.store.place import is_place
 
 
 @contextmanager
@@ -20,7 +21,15 @@ def open_point(
     replica: str | os.PathLike[str], at: str = "latest", *, files: Files | None = None,
     state: str | os.PathLike[str] | None = None,
 ) -> Iterator[Image]:  # fmt: skip
-    """A recovery point as a read-only Image, without a copy; the replica takes no cycle while it is open."""
+    """A recovery point as a read-only Image, without a copy; a replica in a folder takes no cycle while it is
+    open, one in a store does.
+    """
+    if files is None and is_place(os.fspath(replica)):
+        from secondsite.engine.store.log import calls
+
+        with calls.open_point(os.fspath(replica), at) as stored:
+            yield stored
+        return
     with reach.files_of(replica, files, state) as (root, files):
         opened = Replica.open(root, files)
         with opened.reading():

@@ -16,7 +16,6 @@ from secondsite.engine.delta import format as fmt
 from secondsite.engine.distrust import SAMPLED_BLOCKS
 from secondsite.engine.files import Files, LocalFiles
 from secondsite.engine.images import Image
-from secondsite.engine.images.raw import real_path
 from secondsite.engine.progress import Monitor, Progress
 from secondsite.engine.qemu.machine import Qemu
 from secondsite.engine.remote import url
@@ -28,7 +27,7 @@ from secondsite.engine.replica.layout import Layout
 from secondsite.engine.replica.point import format_time
 from secondsite.engine.results import Replicated
 from secondsite.engine.seeding.settle import settle
-from secondsite.engine.store.place import is_place
+from secondsite.engine.store.place import becomes_log
 from secondsite.engine.trackers import choose
 from secondsite.engine.trackers.base import Tracker
 from secondsite.engine.trackers.scan import RangesTracker
@@ -89,13 +88,13 @@ def replicate(
     bytes a second. `epoch`: refuse where the replica's is higher (DESIGN D9). `source_id` names the source where its
     path does not; `accept_source` lets another image take the recorded one's place. `resync` trusts no map and mends
     the head; with an agent it may be interrupted, and `cancel_resync` drops it. `trust_mtime` skips the scan of a file
-    that its times call unchanged. `history`: auto, undo or clone. `head` is the format of a new replica's head: raw,
-    vhdx or vhd. `tracker` is what follows the source: auto chooses, see engine/trackers/choose.py, or a Tracker, which
-    the caller closes. `qemu` is the QEMU that has the source open just now. Of an NBD export with a dirty bitmap,
-    `next_bitmap` is the one that marks every write from this copy on, and is believed in the next cycle;
-    `bitmap_since` is its name then, where the export calls it otherwise. Each cycle also looks at `distrust` blocks
-    that it did not name. `changed` is a file with an extent list instead of a tracker. For `source_format` and
-    `allow_parent_path` see open_image.
+    that its times call unchanged. `history`: auto, undo or clone, or log: the folder is a store then, without a plain
+    head (store/FORMAT.md). `head` is the format of a new replica's head: raw, vhdx or vhd. `tracker` is what follows
+    the source: auto chooses, see engine/trackers/choose.py, or a Tracker, which the caller closes. `qemu` is the QEMU
+    that has the source open just now. Of an NBD export with a dirty bitmap, `next_bitmap` is the one that marks every
+    write from this copy on, and is believed in the next cycle; `bitmap_since` is its name then, where the export calls
+    it otherwise. Each cycle also looks at `distrust` blocks that it did not name. `changed` is a file with an extent
+    list instead of a tracker. For `source_format` and `allow_parent_path` see open_image.
 
     Raises Refused, Busy, SourceChanged, Damaged, Unreachable, Full, Cancelled or Usage. Whatever it raises, the
     replica holds every point that it held before.
@@ -105,15 +104,15 @@ def replicate(
     wish = choose.Wish(tracker, qemu, bitmap_since, next_bitmap, changed)
     wish.check()
     given = sources.Given(source, source_id, source_format, allow_parent_path, running=qemu is not None)
-    options = Options(
-        _codec(codec), history, resync, trust_mtime, workers or default_workers(), clock, distrust, keep
-    )
+    kept = "auto" if history == "log" else history
+    options = Options(_codec(codec), kept, resync, trust_mtime, workers or default_workers(), clock, distrust, keep)
     _check_limit(limit)
-    if is_place(os.fspath(replica)):
+    if becomes_log(os.fspath(replica), history):
         from secondsite.engine.store.log import calls
 
         calls.refuse(
-            resync=resync, keep=keep, limit=limit, schedule=schedule, retries=link, history=history != "auto"
+            resync=resync, keep=keep, limit=limit, schedule=schedule, retries=link,
+            history=kept != "auto",
         )
         return calls.replicate(
             given, os.fspath(replica), terms, wish, options, Monitor(progress, cancel), state=state
@@ -132,7 +131,8 @@ def replicate(
     files, root = files or LocalFiles(), os.fspath(replica)
     origin = _open_source(given, files, root)
     try:
-        _refuse_inside(origin, root, files)
+        if isinstance(files, LocalFiles):
+            sources.refuse_inside(origin, root)
         opened = _open_or_create(root, files, origin, terms, options)
         with opened.writing(force=resync):
             _refuse_waiting(opened)
@@ -241,13 +241,6 @@ def _open_source(given: sources.Given, files: Files, root: str) -> sources.Sourc
     if given.format is None and files.size(layout.identity) >= 0 and files.listdir(layout.points):
         given = dataclasses.replace(given, format=Replica.open(root, files).identity.source_format)
     return given.open()
-
-
-def _refuse_inside(origin: sources.Source, root: str, files: Files) -> None:
-    if isinstance(files, LocalFiles) and isinstance(origin.image, Image):
-        inside = os.path.commonpath([real_path(root), real_path(origin.path)]) == real_path(root)
-        if inside and origin.stamp() is not None:
-            raise errors.Refused("the source lies inside the replica", path=origin.path)
 
 
 def _refuse_waiting(replica: Replica) -> None:

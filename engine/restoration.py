@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
-from secondsite.engine import errors, scan
+from secondsite.engine import conversion, errors, scan
 from secondsite.engine.blockmap import BlockMap
 from secondsite.engine.files import Files, LocalFiles
 from secondsite.engine.filling import Filling
 from secondsite.engine.images import Image, RawImage
-from secondsite.engine.images.raw import real_path
 from secondsite.engine.progress import Monitor, Progress
 from secondsite.engine.remote import reach
 from secondsite.engine.replica import chain as chains
@@ -74,7 +73,8 @@ def restore(
         )  # fmt: skip
     with ExitStack() as stack:
         opened = Replica.open(*stack.enter_context(reach.files_of(replica, files, state, cancel)))
-        _refuse_inside(opened, target)
+        if isinstance(opened.files, LocalFiles):
+            conversion.refuse_inside(opened.layout.root, target)
         stack.enter_context(opened.reading(proving=True))
         point = opened.choose(at)
         job = _Job(opened, point, workers or default_workers(), Monitor(progress, cancel))
@@ -86,12 +86,6 @@ def restore(
         point.name, point.virtual_bytes, done.written, time.monotonic() - began, done.method, target, done.size,
         [*opened.warnings, *job.warnings],
     )  # fmt: skip
-
-
-def _refuse_inside(replica: Replica, target: str) -> None:
-    root, path = real_path(replica.layout.root), real_path(target)
-    if isinstance(replica.files, LocalFiles) and posixpath.commonpath([root, path]) == root:
-        raise errors.Refused("lies inside the replica; restore to another folder", path=target)
 
 
 class _Done(NamedTuple):

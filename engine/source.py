@@ -224,3 +224,11 @@ def noted(replica: Replica, generation: int) -> Noted | None:
     except (errors.Error, TypeError):
         return None
     return Noted(stamp, checked) if stamp and fields.get("generation") == generation else None
+
+
+def refuse_inside(origin: Source, root: str) -> None:
+    """Raises Refused for a file of the replica itself, in the folder `root`."""
+    if isinstance(origin.image, Image):
+        inside = os.path.commonpath([real_path(root), real_path(origin.path)]) == real_path(root)
+        if inside and origin.stamp() is not None:
+            raise errors.Refused("the source lies inside the replica", path=origin.path)

@@ -23,7 +23,7 @@ from secondsite.engine.remote import url
 from secondsite.engine.replica.point import format_time, parse_time
 from secondsite.engine.replication import replicate, utc_now
 from secondsite.engine.results import Replicated
-from secondsite.engine.store.place import is_place
+from secondsite.engine.store.place import becomes_log
 
 EVERY_SECONDS = 30.0
 LEAST_SECONDS, MOST_SECONDS = 1.0, 86400.0
@@ -272,7 +272,7 @@ def watch(
     by each cycle, so that one which comes or goes is noticed; a Tracker that is given stays open, and is the caller's.
     """
     check_every(every)
-    if is_place(os.fspath(replica)):
+    if becomes_log(os.fspath(replica), options.get("history", "auto")):
         raise errors.Usage("--watch is not yet for a replica in a store")
     if options.get("keep") is not None and options["keep"] < 1:
         raise errors.Usage("keep must be at least 1: the newest point is the head")

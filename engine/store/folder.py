@@ -24,10 +24,9 @@ from secondsite.engine.images.base import Image
 from secondsite.engine.store import trailer
 from secondsite.engine.store.base import Absent, Changed, Content, Entry, Exists, Failed, Fence, check_name
 from secondsite.engine.store.leases import FencedStore, ObjectFence
+from secondsite.engine.store.place import OWN
 from secondsite.engine.store.trailer import TRAILER_BYTES, Trailer
 
-# What the store needs for itself lies here: no object's name has such a character.
-OWN = "store~"
 _PRIVATE = 0o700
 _LOCK_SECONDS, _LOOK_SECONDS = 30.0, 0.002
 

@@ -23,7 +23,13 @@ def open_store(
     url: str, *, told: Callable[[Retry], object] = lambda retry: None, cancel: Callable[[], bool] = lambda: False,
     limits: Limits | None = None, timeout: float = TIMEOUT,
 ) -> Retrying:  # fmt: skip
-    """`told` hears of each call that is made again. Raises Usage for what is no URL, Refused where nothing opens it."""
+    """`told` hears of each call that is made again. What is no URL is a folder. Raises Usage for what is none of a
+    store, Refused where nothing opens it.
+    """
+    if not place.is_url(url) and "://" not in url:
+        from secondsite.engine.store.folder import FolderStore
+
+        return Retrying(FolderStore(url), limits=limits, told=told, cancel=cancel)
     where = place.parse(url)
     with _needs(where):
         made = _azure(where, timeout) if where.scheme == "azure" else _s3(where, timeout)

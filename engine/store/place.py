@@ -1,7 +1,10 @@
-"""Where a replica in a store is: `azure://CONTAINER/PREFIX` or `s3://BUCKET/PREFIX`. Never with what opens it."""
+"""Where a replica in a store is: `azure://CONTAINER/PREFIX`, `s3://BUCKET/PREFIX`, or a folder with a log in it. Never
+with what opens it.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 
@@ -9,6 +12,8 @@ from secondsite.engine import errors
 from secondsite.engine.store.base import check_name
 
 SCHEMES = ("azure", "s3")
+# What a store in a folder needs for itself lies here: no object's name has such a character.
+OWN = "store~"
 MAX_PREFIX = 200
 # Of Azure, and of S3 without the dots that certificates do not cover.
 _CONTAINER = re.compile(r"(?=.{3,63}$)[a-z0-9]+(?:-[a-z0-9]+)*")
@@ -27,8 +32,27 @@ class Place:
 
 
 def is_place(text: str) -> bool:
-    """Whether a path on the command line is such a URL."""
+    """Whether a replica on the command line is the log of a store: by its URL, or by what the folder holds."""
+    return is_url(text) or is_log(text)
+
+
+def is_url(text: str) -> bool:
+    """Whether it is a URL of an object store."""
     return text.lower().startswith(tuple(f"{scheme}://" for scheme in SCHEMES))
+
+
+def is_log(folder: str) -> bool:
+    """Whether a folder is a store, or a copy of one. No other replica has either name."""
+    return any(os.path.lexists(os.path.join(folder, name)) for name in (OWN, "head.json"))
+
+
+def becomes_log(replica: str, history: str) -> bool:
+    """Whether a cycle goes into a log. Raises Refused for a folder that holds something else."""
+    if history != "log" or is_place(replica):
+        return is_place(replica)
+    if os.path.isdir(replica) and os.listdir(replica):  # noqa: PTH208
+        raise errors.Refused("holds something else than a log, which is to have a folder of its own", path=replica)
+    return True
 
 
 def parse(text: str) -> Place:

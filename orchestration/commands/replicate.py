@@ -75,8 +75,9 @@ if TYPE_CHECKING:
 )
 @click.option("--changed", metavar="FILE", help="A JSON list of changed extents (offset, length): only they are read.")
 @click.option(
-    "--history", type=click.Choice(["auto", "undo", "clone"]), default="auto", show_default=True,
-    help="How older points are kept: clones where the file system has them, else undo deltas.",
+    "--history", type=click.Choice(["auto", "undo", "clone", "log"]), default="auto", show_default=True,
+    help="How points are kept: clones where the file system has them, else undo deltas; or as a log, as in an object "
+    "store, packed and without a plain head.",
 )  # fmt: skip
 @click.option("--threads", type=click.IntRange(1, 64), help="Workers.  [default: one a core, at most 4]")
 @click.option(

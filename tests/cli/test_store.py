@@ -91,7 +91,7 @@ def test_options_that_are_not_for_it_yet_are_refused(shell, place, disk, options
 @pytest.mark.parametrize(
     "command",
     [
-        ["prune", "PLACE", "--keep", "1"], ["map", "PLACE"],
+        ["prune", "PLACE", "--keep", "1"],
         ["verify", "PLACE", "--source", "DISK"], ["restore", "PLACE", "DISK", "--in-place"],
         ["export-hrl", "PLACE", "out.hrl"],
     ],

@@ -1,4 +1,6 @@
-"""The engine's calls over a replica in Azure's emulator, reached as a user reaches it: URL and environment."""
+"""The engine's calls over a replica in Azure's emulator, reached as a user reaches it: URL and environment; and over
+one in a folder.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,12 @@ from secondsite.engine.images import open_image
 from secondsite.engine.progress import Monitor
 from secondsite.engine.replication import utc_now
 from secondsite.engine.source import Given
+from secondsite.engine.store.base import Store
+from secondsite.engine.store.folder import FolderStore
 from secondsite.engine.store.log import calls
 from secondsite.engine.trackers.choose import Wish
 from secondsite.engine.work import Options
 
-pytestmark = pytest.mark.needs("azurite")
 MIB = 1 << 20
 BLOCK = 65536
 
@@ -28,10 +31,13 @@ BLOCK = 65536
 class User:
     """With a disk in a file, and a replica of it at `url`."""
 
-    def __init__(self, emulator, folder: Path) -> None:
-        self.folder, self.prefix = folder, f"u{next(numbers)}"
-        self.url, self.disk = f"azure://tests/{self.prefix}", folder / "disk.raw"
-        self.store = azure_store(emulator, self.prefix + "/")
+    def __init__(self, folder: Path, url: str, store: Store) -> None:
+        self.folder, self.url, self.store, self.disk = folder, url, store, folder / "disk.raw"
+
+    @classmethod
+    def of_azure(cls, emulator, folder: Path) -> User:
+        prefix = f"u{next(numbers)}"
+        return cls(folder, f"azure://tests/{prefix}", azure_store(emulator, prefix + "/"))
 
     def write(self, at: int, data: bytes) -> None:
         with self.disk.open("r+b") as file:
@@ -53,9 +59,13 @@ class User:
         return target
 
 
-@pytest.fixture
-def user(opens_azure, tmp_path):
-    made = User(opens_azure, tmp_path)
+@pytest.fixture(params=[pytest.param("azure", marks=pytest.mark.needs("azurite")), "folder"])
+def user(request, tmp_path, monkeypatch):
+    if request.param == "azure":
+        made = User.of_azure(request.getfixturevalue("opens_azure"), tmp_path)
+    else:
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+        made = User(tmp_path, str(tmp_path / "replica"), FolderStore(str(tmp_path / "replica")))
     with made.disk.open("wb") as file:
         file.truncate(40 * MIB)
         file.seek(8 * MIB)

@@ -19,7 +19,8 @@ from secondsite.engine.files.failing import FailingFiles
 from secondsite.engine.files.memory import MemoryFiles
 from secondsite.engine.images.failing import Crash, Faults
 from secondsite.engine.store.base import Exists, Fenced, Held, Store
-from secondsite.engine.store.folder import OWN, FolderStore
+from secondsite.engine.store.folder import FolderStore
+from secondsite.engine.store.place import OWN
 from secondsite.engine.store.trailer import TRAILER_BYTES
 
 ROOT = "/backup/store"

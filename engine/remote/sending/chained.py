@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
 
 from secondsite.engine.files import LocalFiles
 from secondsite.engine.images import Image, is_url
@@ -14,6 +15,7 @@ from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.layout import Layout
 from secondsite.engine.replica.steady import SteadyPoint
 from secondsite.engine.source import Given, Source
+from secondsite.engine.store.place import is_log
 
 
 def opened(given: Given, stack: ExitStack, check: Callable[[], object]) -> Source:
@@ -23,7 +25,9 @@ def opened(given: Given, stack: ExitStack, check: Callable[[], object]) -> Sourc
     path = given.source
     if not isinstance(path, Image) and not is_url(path) and os.path.isdir(path):
         files = LocalFiles()
-        if files.size(Layout(os.fspath(path)).identity) >= 0:
+        if is_log(os.fspath(path)):
+            given = replace(given, **_logged(os.fspath(path), given, stack))
+        elif files.size(Layout(os.fspath(path)).identity) >= 0:
             replica = Replica.open(os.fspath(path), files)
             point = patiently(lambda: SteadyPoint(replica), check=check)
             stack.callback(point.close)
@@ -32,3 +36,12 @@ def opened(given: Given, stack: ExitStack, check: Callable[[], object]) -> Sourc
     origin = given.open()
     stack.callback(origin.close)
     return origin
+
+
+def _logged(path: str, given: Given, stack: ExitStack) -> dict[str, Any]:
+    """Of a folder with a log, where a point stays as it is by itself."""
+    from secondsite.engine.store.log.calls import open_point
+
+    point = stack.enter_context(open_point(path, "latest"))
+    name = given.name or f"replica-{point.identity.replica_id.hex()}"
+    return {"source": point, "name": name, "moment": point.point.time}

@@ -1,13 +1,14 @@
-"""The engine's calls where the replica is in a store: `azure://CONTAINER/PREFIX`."""
+"""The engine's calls where the replica is in a store: `azure://CONTAINER/PREFIX`, or a folder with a log."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 from secondsite.engine import conversion, errors
+from secondsite.engine import source as sources
 from secondsite.engine.admission import Terms
 from secondsite.engine.files import LocalFiles
 from secondsite.engine.images import open_image
@@ -20,9 +21,10 @@ from secondsite.engine.remote.sending.sender import Sending, Transfer
 from secondsite.engine.remote.sending.tally import Sent
 from secondsite.engine.results import PointInfo, ReplicaInfo, Replicated, Restored, Verified
 from secondsite.engine.source import Given
+from secondsite.engine.store import place
 from secondsite.engine.store.again import Again
 from secondsite.engine.store.log import reading
-from secondsite.engine.store.log.reading import Replica
+from secondsite.engine.store.log.reading import LogPoint, Replica
 from secondsite.engine.store.log.writing import Into, attempt
 from secondsite.engine.store.opening import open_store
 from secondsite.engine.store.retry import Retrying
@@ -65,6 +67,8 @@ def replicate(
     with ExitStack() as stack:
         opened = stack.enter_context(_Opened(url, monitor.cancel))
         origin = chained.opened(given, stack, monitor.check)
+        if not place.is_url(url):
+            sources.refuse_inside(origin, url)
         asking, cache, sent = Asking(origin, wish, home), MapCache(str(home.maps), files), Sent()
         stack.callback(asking.close)
         transfer = Transfer(
@@ -81,6 +85,13 @@ def replicate(
         asking.remember(found)
         found.warnings.extend(opened.warnings)
         return result(found, origin.image.size, began, asking, sent)
+
+
+@contextmanager
+def open_point(url: str, at: str) -> Iterator[LogPoint]:
+    """A point as a read-only Image, each block proved when it is read."""
+    with _Opened(url, None) as opened, Replica.open(opened.store).choose(at) as point:
+        yield point
 
 
 def points(url: str, warnings: list[str] | None = None) -> list[PointInfo]:
@@ -144,6 +155,8 @@ def restore(
     """A point as a new file, every block proved when it is read and again when it is written."""
     began, target = time.monotonic(), os.fspath(output)
     conversion.refuse_existing(target)
+    if place.is_log(url):
+        conversion.refuse_inside(url, target)
     with _Opened(url, monitor.cancel) as opened, Replica.open(opened.store).choose(at) as point:
         tally = conversion.write_new(point, target, format, subformat, workers, monitor)
         with open_image(target, format=format) as made:

@@ -1,0 +1,123 @@
+"""A log in a folder from the command line: every command that takes a folder knows it, and leaves others alone."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from secondsite import engine
+from secondsite.engine import errors
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def disk(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    made = tmp_path / "vm.raw"
+    with made.open("wb") as file:
+        file.truncate(20 * MIB)
+        file.seek(4 * MIB)
+        file.write(os.urandom(2 * MIB))
+    return made
+
+
+@pytest.fixture
+def log(shell, disk, tmp_path):
+    """Two points."""
+    made = tmp_path / "log"
+    assert shell.ok("replicate", "--history", "log", disk, made).startswith("initial: point 1, 20.0 MiB; 2.0 MiB")
+    with disk.open("r+b") as file:
+        file.seek(10 * MIB)
+        file.write(b"changed")
+    return made
+
+
+def test_the_whole_story(shell, disk, log, tmp_path):
+    done = shell.json("replicate", disk, log, "--json")
+    assert (done["kind"], done["point"], done["changed_bytes"], done["history"]) == ("delta", "2", 65536, "log")
+    listed = shell.json("points", log, "--json")["points"]
+    assert [(point["point"], point["history"], point["damaged"]) for point in listed] == [
+        ("1", "log", False), ("2", "log", False),
+    ]  # fmt: skip
+    told = shell.ok("info", log)
+    assert f"replica of: {disk}" in told and "is a log" in told and "2, of 20" in told
+    assert shell.ok("verify", log).startswith("ok: point 2, 320 blocks")
+    shell.ok("restore", log, tmp_path / "new.raw")
+    assert (tmp_path / "new.raw").read_bytes() == disk.read_bytes()
+    extents = shell.json("map", log, "--json")["extents"]
+    assert sum(extent["length"] for extent in extents if not extent["zero"]) == 2 * MIB + 65536
+    with engine.open_point(log, at="latest") as point:
+        assert point.read(10 * MIB, 7) == b"changed"
+    assert not list(log.glob("head.raw")) and (log / "head.json").exists()
+
+
+def test_a_log_goes_on_to_a_third_site(shell, disk, log, tmp_path):
+    third = tmp_path / "third"
+    assert shell.ok("replicate", "--history", "log", log, third).startswith("initial: point 1")
+    shell.ok("replicate", disk, log)
+    done = shell.json("replicate", log, third, "--json")
+    assert (done["kind"], done["changed_bytes"]) == ("delta", 65536)
+    shell.ok("restore", third, tmp_path / "out.raw")
+    assert (tmp_path / "out.raw").read_bytes() == disk.read_bytes()
+    times = [shell.json("points", one, "--json")["points"][-1]["time"] for one in (log, third)]
+    assert times[0] == times[1]
+
+
+def test_what_rots_is_found(shell, log):
+    segment = max(log.glob("segments/*/*"), key=lambda path: path.stat().st_size)
+    raw = bytearray(segment.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    segment.write_bytes(raw)
+    done = shell("verify", log)
+    assert done.status == 1 and str(segment) in done.out
+    (log / "head.json").write_bytes(b"")
+    done = shell("points", log)
+    assert done.status == 4 and "head.json" in done.complaint
+
+
+def test_an_ordinary_replica_stays_what_it_is(shell, disk, tmp_path):
+    shell.ok("replicate", disk, tmp_path / "plain")
+    before = sorted((tmp_path / "plain").rglob("*"))
+    done = shell("replicate", "--history", "log", disk, tmp_path / "plain")
+    assert done.status == 3 and "folder of its own" in done.complaint
+    assert sorted((tmp_path / "plain").rglob("*")) == before
+    assert shell.json("info", tmp_path / "plain", "--json")["history"] != "log"
+
+
+@pytest.mark.parametrize("options", [["--history", "undo"], ["--resync"], ["--head", "vhdx"]])
+def test_what_a_log_is_not_is_refused(shell, disk, log, options):
+    done = shell("replicate", disk, log, *options)
+    assert done.status == 2 and "replica in a store" in done.complaint
+    assert len(shell.json("points", log, "--json")["points"]) == 1
+
+
+def test_nothing_is_written_into_a_log_but_by_cycles(shell, disk, log, tmp_path):
+    held = {path: path.read_bytes() for path in log.rglob("*") if path.is_file()}
+    for command in (
+        ("restore", log, log / "out.raw"), ("export-hrl", log, tmp_path / "out.hrl"),
+        ("replicate", log / "head.json", log), ("import-seed", tmp_path, log),
+    ):  # fmt: skip
+        done = shell(*command)
+        assert done.status in (2, 3), command
+    with pytest.raises(errors.Usage, match="in a store"):
+        engine.raise_epoch(log, 5)
+    assert {path: path.read_bytes() for path in log.rglob("*") if path.is_file()} == held
+
+
+def test_a_copy_of_a_log_is_one(shell, disk, log, tmp_path):
+    (tmp_path / "copy").mkdir()
+    for name in ("replica.json", "head.json", "segments", "maps", "points"):
+        os.system(f"cp -a '{log}/{name}' '{tmp_path}/copy/'")
+    shell.ok("verify", tmp_path / "copy")
+    shell.ok("replicate", disk, tmp_path / "copy")
+    assert len(shell.json("points", tmp_path / "copy", "--json")["points"]) == 2
+
+
+def test_a_point_of_a_log_is_served(disk, log, tmp_path):
+    pytest.importorskip("secondsite.engine._nbd", reason="the native kernels are not built")
+    with engine.serve(log, socket=str(tmp_path / "s")) as served, engine.open_image(served.urls[0]) as image:
+        assert image.read(4 * MIB, 2 * MIB) == disk.read_bytes()[4 * MIB : 6 * MIB]
+        engine.replicate(disk, log)
+        assert image.read(10 * MIB, 7) == bytes(7)
