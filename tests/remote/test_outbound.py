@@ -15,6 +15,7 @@ from tcpproxy import TcpProxy, Trouble
 
 from secondsite import engine
 from secondsite.engine import errors
+from secondsite.engine.images import RawImage
 from secondsite.engine.remote.link.connection import Connection
 from secondsite.engine.remote.sending import retry
 from secondsite.engine.remote.sending.outbound import Link
@@ -270,3 +271,25 @@ def test_a_third_sites_point_has_the_time_of_the_point_that_came(there: Site, di
         assert float(age) > 1.5
     medium = tmp_path / "usb"
     assert engine.export_seed(local, medium, state=tmp_path / "s").time == point.time
+
+
+@pytest.mark.parametrize("rot", ["bytes", "hole"])
+def test_rot_in_a_replica_does_not_go_on_to_the_third_site(
+    there: Site, disk: Path, tmp_path: Path, rot: str
+) -> None:
+    engine.replicate(disk, there.url(), state=there.host())
+    was, third = disk.read_bytes(), tmp_path / "third"
+    third.mkdir()
+    with site(third) as far:
+        state = far.host()
+        engine.replicate(there.root / "disk", far.url(), state=state)
+        with RawImage(str(there.root / "disk" / "head.raw"), "rw") as file:
+            if rot == "bytes":
+                file.write(7 * BLOCK + 5, b"rot")
+            else:
+                file.zero(7 * BLOCK, 2 * BLOCK)
+        with pytest.raises(errors.Damaged, match=rf"at byte {7 * BLOCK}: a block is not what its block map says"):
+            engine.replicate(there.root / "disk", far.url(), state=state)
+        assert head(far) == was and [point.generation for point in engine.points(far.root / "disk")] == [1]
+        engine.replicate(disk, there.url(), state=there.folder / "source", resync=True)
+        assert engine.replicate(there.root / "disk", far.url(), state=state).kind == "unchanged"

@@ -13,14 +13,15 @@ from secondsite.engine.images import Image, is_url
 from secondsite.engine.remote.patience import patiently
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.layout import Layout
-from secondsite.engine.replica.steady import SteadyPoint
+from secondsite.engine.replica.proved import ProvedPoint
 from secondsite.engine.source import Given, Source
 from secondsite.engine.store.place import is_log
 
 
 def opened(given: Given, stack: ExitStack, check: Callable[[], object]) -> Source:
     """The source, closed by `stack`. A replica's folder is its newest point, whose bytes never change while it is read,
-    whatever arrives; it is known by the replica's own id, wherever the folder lies, and is as old as the point.
+    whatever arrives, and each block that is read is proved: rot here is not to pass for a change there. It is known by
+    the replica's own id, wherever the folder lies, and is as old as the point.
     """
     path = given.source
     if not isinstance(path, Image) and not is_url(path) and os.path.isdir(path):
@@ -29,7 +30,7 @@ def opened(given: Given, stack: ExitStack, check: Callable[[], object]) -> Sourc
             given = replace(given, **_logged(os.fspath(path), given, stack))
         elif files.size(Layout(os.fspath(path)).identity) >= 0:
             replica = Replica.open(os.fspath(path), files)
-            point = patiently(lambda: SteadyPoint(replica), check=check)
+            point = patiently(lambda: ProvedPoint(replica), check=check)
             stack.callback(point.close)
             name = given.name or f"replica-{replica.identity.replica_id.hex()}"
             given = replace(given, source=point, name=name, moment=point.point.time)
