@@ -63,8 +63,7 @@ def explain(machine: str, estate: str, as_json: bool) -> None:
 
 
 def _print(placed: Placement) -> None:
-    host = _cells(placed.host) if placed.host else ("Azure", "SEED", "the target runs it")
-    rows: list[tuple[str, ...]] = [("host", *host)]
+    rows: list[tuple[str, ...]] = [("host", *_cells(placed.host))] if placed.host else []
     for number, card in enumerate(placed.connections, 1):
         for what in ("network", "subnet", "address"):
             chosen = getattr(card, what)

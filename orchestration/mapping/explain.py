@@ -12,6 +12,8 @@ from secondsite.orchestration.mapping import networks, storage
 from secondsite.orchestration.mapping.placement import Chosen, Connection, Facts, Placement
 from secondsite.orchestration.scenarios import matrix
 
+AZURE = Chosen("Azure", "SEED", "the target runs it")
+
 
 @dataclass(frozen=True)
 class Mapper:
@@ -46,7 +48,7 @@ class Mapper:
             url = pair.target.account.url
             kept = [disk for disk in machine.disks if not disk.exclude]
             disks = {disk.path: Chosen(url, "SEED", "the storage account") for disk in kept}
-            return Placement(machine.name, None, tuple(made), disks)
+            return Placement(machine.name, AZURE, tuple(made), disks)
         if pair.target.array is not None:
             return self._on_array(pair, machine, made)
         return self._on_host(pair, machine, made, facts)

@@ -27,7 +27,7 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a machine goes. `host` is None where Azure runs it; disks by their path at the source."""
+    """Where a machine goes. `host` is None where none will do; disks by their path at the source."""
 
     machine: str
     host: Chosen | None
