@@ -162,6 +162,18 @@ def azurite() -> None:
         raise Lacking(str(error)) from None
 
 
+def postgresql() -> None:
+    """A server to be started by the tests (tests/postgresql.py)."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    import postgresql as kit
+
+    try:
+        with kit.server():
+            pass
+    except (kit.Unavailable, subprocess.TimeoutExpired) as error:
+        raise Lacking(str(error)) from None
+
+
 # Sparse files: mkfs.xfs refuses less than 300 MiB, and writes a few of them.
 MKFS_XFS = ("mkfs.xfs", "-q", "-m", "reflink=1")
 PROBES: dict[str, Callable[[], None]] = {
@@ -176,6 +188,7 @@ PROBES: dict[str, Callable[[], None]] = {
     "guest": guest,
     "libvhdi": libvhdi,
     "azurite": azurite,
+    "postgresql": postgresql,
 }
 
 

@@ -1,0 +1,129 @@
+"""The vault's database: a file of SQLite, or PostgreSQL by URL."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy import Connection, Engine, event
+
+from secondsite.engine import errors
+from secondsite.orchestration.vault import migrate
+
+_POSTGRESQL = ("postgresql://", "postgres://")
+# How long a writer of SQLite waits for another one.
+_BUSY_SECONDS = 30
+# One number for all orchestrators of a database: who changes its tables holds it.
+_MIGRATING = 0x5EC05173
+
+
+class Database:
+    """Made by `create` or `opened`; each `begin` is one transaction, durable when it ends."""
+
+    def __init__(self, engine: Engine, label: str) -> None:
+        self.engine, self.label = engine, label
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """Raises Unreachable where the database does not answer, Damaged where it is none."""
+        try:
+            with self.engine.begin() as connection:
+                yield connection
+        except (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError) as error:
+            raise errors.Unreachable(f"the vault does not answer: {_short(error)}", path=self.label) from None
+        except sqlalchemy.exc.IntegrityError:
+            raise
+        except sqlalchemy.exc.DatabaseError as error:
+            raise errors.Damaged(f"is no vault: {_short(error)}", path=self.label) from None
+
+    @property
+    def shared(self) -> bool:
+        """Whether orchestrators on several hosts may use it."""
+        return self.engine.dialect.name == "postgresql"
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    def __enter__(self) -> Database:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def create(url: str) -> Database:
+    """Make the tables where there are none, and bring older ones up to date. Raises as `opened`."""
+    return _migrated(_connect(url, make=True), make=True)
+
+
+def opened(url: str) -> Database:
+    """A vault that is there, brought up to date. Raises Refused where there is none, NewerFormat, Unreachable,
+    Damaged, Usage.
+    """
+    return _migrated(_connect(url, make=False), make=False)
+
+
+def _connect(url: str, *, make: bool) -> Database:
+    if url.startswith(_POSTGRESQL):
+        return _postgresql(url.split("://", 1)[1])
+    if "://" in url:
+        raise errors.Usage("a vault is a file, or postgresql://USER@HOST/DATABASE")
+    if not make and not Path(url).is_file():
+        raise errors.Refused("there is no vault; `secondsite vault init` makes one", path=url)
+    try:
+        os.close(os.open(url, os.O_RDWR | (os.O_CREAT if make else 0) | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise errors.from_os(error, url, "open the vault") from None
+    engine = sqlalchemy.create_engine(f"sqlite:///{url}", connect_args={"timeout": _BUSY_SECONDS})
+    event.listen(engine, "connect", _settings)
+    event.listen(engine, "begin", _write_from_the_start)
+    return Database(engine, url)
+
+
+def _postgresql(plain: str) -> Database:
+    """What errors call it has no password in it."""
+    label = "postgresql://" + plain.rsplit("@", 1)[-1].split("?")[0]
+    try:
+        engine = sqlalchemy.create_engine(f"postgresql+psycopg://{plain}", pool_pre_ping=True)
+    except ImportError:
+        raise errors.Refused("needs psycopg: pip install 'secondsite[vault]'", path=label) from None
+    return Database(engine, label)
+
+
+def _settings(connection: Any, _: object) -> None:
+    """What is said to be done survives a loss of power, and readers do not wait for a writer."""
+    connection.isolation_level = None
+    for setting in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {setting}")
+
+
+def _write_from_the_start(connection: Connection) -> None:
+    """A transaction that began by reading could not become a writer's while another one writes."""
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _migrated(database: Database, *, make: bool) -> Database:
+    try:
+        with database.begin() as connection:
+            if database.shared:
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATING})")
+            now = migrate.version(connection)
+            if now == 0 and not make:
+                raise errors.Refused("there is no vault; `secondsite vault init` makes one", path=database.label)
+            if now > migrate.newest():
+                message = f"a vault of version {now}; this program knows {migrate.newest()}"
+                raise errors.NewerFormat(message, path=database.label)
+            migrate.upgrade(connection, now)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _short(error: sqlalchemy.exc.DBAPIError) -> str:
+    """What the driver says, on one line, without the statement."""
+    return " ".join(str(error.orig).split())[:200]
