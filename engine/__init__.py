@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         Converted,
         Finding,
         ImageInfo,
+        KeyInfo,
         MapExtent,
         Materialized,
         PointInfo,
@@ -63,6 +64,8 @@ if TYPE_CHECKING:
     from secondsite.engine.seedexport import export_seed
     from secondsite.engine.seedimport import import_seed
     from secondsite.engine.serving import Serving, serve
+    from secondsite.engine.store.key import Key, new_key_file, using_key
+    from secondsite.engine.store.keycalls import add_key, remove_key, replica_keys
     from secondsite.engine.tracked.service import Tracking, track
     from secondsite.engine.trackers.served import tracking_status
     from secondsite.engine.verification import verify
@@ -121,6 +124,13 @@ _HOME = {
     "Replicated": "results",
     "Restored": "results",
     "Verified": "results",
+    "Key": "store.key",
+    "KeyInfo": "results",
+    "new_key_file": "store.key",
+    "using_key": "store.key",
+    "add_key": "store.keycalls",
+    "remove_key": "store.keycalls",
+    "replica_keys": "store.keycalls",
     "Tracking": "tracked.service",
     "track": "tracked.service",
     "tracking_status": "trackers.served",
@@ -130,13 +140,14 @@ _HOME = {
 }
 
 __all__ = [
-    "Adopted", "AgentAt", "Converted", "Error", "Extent", "Finding", "HostIdentity", "Image", "ImageInfo", "Link",
-    "MapExtent", "Materialized", "PairedHost", "PointInfo", "Progress", "Qemu", "RawImage", "ReplicaInfo",
-    "Replicated", "Restored", "SeedExported", "SeedImported", "Serving", "Status", "Tracking", "Verified", "adopt",
-    "agent", "cancel_resync", "check_image", "convert", "create_vhdx", "export_hrl", "export_seed", "host_identity",
-    "image_map", "import_seed", "info", "init_identity", "materialize", "open_image", "open_point", "pair", "peers",
-    "points", "prune", "raise_epoch", "registration_key", "renew_identity", "replicate", "replicate_logs",
-    "restore", "revoke", "serve", "track", "tracking_status", "verify", "watch",
+    "Adopted", "AgentAt", "Converted", "Error", "Extent", "Finding", "HostIdentity", "Image", "ImageInfo", "Key",
+    "KeyInfo", "Link", "MapExtent", "Materialized", "PairedHost", "PointInfo", "Progress", "Qemu", "RawImage",
+    "ReplicaInfo", "Replicated", "Restored", "SeedExported", "SeedImported", "Serving", "Status", "Tracking",
+    "Verified", "add_key", "adopt", "agent", "cancel_resync", "check_image", "convert", "create_vhdx", "export_hrl",
+    "export_seed", "host_identity", "image_map", "import_seed", "info", "init_identity", "materialize",
+    "new_key_file", "open_image", "open_point", "pair", "peers", "points", "prune", "raise_epoch", "registration_key",
+    "remove_key", "renew_identity", "replica_keys", "replicate", "replicate_logs", "restore", "revoke", "serve",
+    "track", "tracking_status", "using_key", "verify", "watch",
 ]  # fmt: skip
 
 

@@ -24,6 +24,7 @@ class Terms:
     head: str | None = None
     epoch: int | None = None
     accept_source: bool = False
+    encrypt: bool = False
 
     def __post_init__(self) -> None:
         if self.block_size is not None:

@@ -170,10 +170,10 @@ def _choose(
 ) -> _Chosen:  # fmt: skip
     if is_place(replica):
         from secondsite.engine.store.log.reading import Replica as StoredReplica
-        from secondsite.engine.store.opening import open_store
+        from secondsite.engine.store.opening import open_replica
 
         told = Again()
-        store = stack.enter_context(open_store(replica, told=told.told, cancel=monitor.cancel or (lambda: False)))
+        store = stack.enter_context(open_replica(replica, told=told.told, cancel=monitor.cancel or (lambda: False)))
         opened = stack.enter_context(StoredReplica.open(store).choose(at))
         return _Stored(opened, told, workers, monitor)
     return _Mapped(replica, at, state, workers, monitor, stack)

@@ -56,6 +56,7 @@ def replicate(
     accept_source: bool = False,
     source_format: str | None = None,
     head: str | None = None,
+    encrypt: bool = False,
     tracker: str | Tracker = "auto",
     qemu: Qemu | None = None,
     bitmap_since: str | None = None,
@@ -89,25 +90,26 @@ def replicate(
     path does not; `accept_source` lets another image take the recorded one's place. `resync` trusts no map and mends
     the head; with an agent it may be interrupted, and `cancel_resync` drops it. `trust_mtime` skips the scan of a file
     that its times call unchanged. `history`: auto, undo or clone, or log: the folder is a store then, without a plain
-    head (store/FORMAT.md). `head` is the format of a new replica's head: raw, vhdx or vhd. `tracker` is what follows
-    the source: auto chooses, see engine/trackers/choose.py, or a Tracker, which the caller closes. `qemu` is the QEMU
-    that has the source open just now. Of an NBD export with a dirty bitmap, `next_bitmap` is the one that marks every
-    write from this copy on, and is believed in the next cycle; `bitmap_since` is its name then, where the export calls
-    it otherwise. Each cycle also looks at `distrust` blocks that it did not name. `changed` is a file with an extent
+    head (store/FORMAT.md). `head` is the format of a new replica's head: raw, vhdx or vhd. `encrypt` makes a new
+    replica, a log, that only the key of `using_key` or of the environment opens (R12.14). `tracker` is what follows the
+    source: auto chooses, see engine/trackers/choose.py, or a Tracker, which the caller closes. `qemu` is the QEMU that
+    has the source open just now. Of an NBD export with a dirty bitmap, `next_bitmap` is the one that marks every write
+    from this copy on, and is believed in the next cycle; `bitmap_since` is its name then, where the export calls it
+    otherwise. Each cycle also looks at `distrust` blocks that it did not name. `changed` is a file with an extent
     list instead of a tracker. For `source_format` and `allow_parent_path` see open_image.
 
     Raises Refused, Busy, SourceChanged, Damaged, Unreachable, Full, Cancelled or Usage. Whatever it raises, the
     replica holds every point that it held before.
     """
     began = time.monotonic()
-    terms = admission.Terms(block_size, head, epoch, accept_source)
+    terms = admission.Terms(block_size, head, epoch, accept_source, encrypt)
     wish = choose.Wish(tracker, qemu, bitmap_since, next_bitmap, changed)
     wish.check()
     given = sources.Given(source, source_id, source_format, allow_parent_path, running=qemu is not None)
     kept = "auto" if history == "log" else history
     options = Options(_codec(codec), kept, resync, trust_mtime, workers or default_workers(), clock, distrust, keep)
     _check_limit(limit)
-    if becomes_log(os.fspath(replica), history):
+    if becomes_log(os.fspath(replica), "log" if encrypt else history):
         from secondsite.engine.store.log import calls
 
         calls.refuse(

@@ -37,6 +37,7 @@ def verify(
     cancel: Callable[[], bool] | None = None,
     files: Files | None = None,
     state: str | os.PathLike[str] | None = None,
+    sealed: bool = False,
 ) -> Verified:
     """Hash what the replica holds and compare.
 
@@ -45,12 +46,17 @@ def verify(
     image against the newest point or `at`, or the clone of it that was kept when that point was made, see frozen.py; it
     is read in the format that the replica remembers where it is the source, and for others see open_image for
     `source_format` and `allow_parent_path`. Raises SourceChanged where it differs and was written meanwhile.
+
+    Of an encrypted replica, `sealed` or without a key: whether its objects' bytes are those that were once stored. What
+    they say is not proved then.
     """
     if is_place(os.fspath(replica)):
         from secondsite.engine.store.log import calls
 
         calls.refuse(source=source)
-        return calls.verify(os.fspath(replica), at=at, monitor=Monitor(progress, cancel))
+        return calls.verify(os.fspath(replica), at=at, monitor=Monitor(progress, cancel), sealed=sealed)
+    if sealed:
+        raise errors.Usage("only an encrypted replica can be verified without its key")
     if source is None and url.is_remote(os.fspath(replica)):
         return reach.verify(os.fspath(replica), state, at=at, progress=progress, cancel=cancel)
     with reach.files_of(replica, files, state, cancel) as (root, files):

@@ -34,6 +34,7 @@ COMMANDS = {
     "export-seed": "Write a disk to a medium, as the first copy of a replica elsewhere.",
     "import-seed": "Make a replica's first point from a medium.",
     "adopt": "Make a copy of a disk that lies here the first point of a new replica.",
+    "key": "Make a key file, or list, add and remove the keys of an encrypted replica.",
     "identity": "Make or show the key that other hosts know this one by.",
     "agent": "Keep replicas for other hosts, and give out keys to them.",
     "pair": "Pair with another host's agent.",

@@ -102,7 +102,7 @@ def _place(environment: Mapping[str, str]) -> Path:
 
 
 def _from_file(place: Path, kind: str, name: str, shape: type[T]) -> T | None:
-    text = _read(place)
+    text = read_private(place)
     if text is None:
         return None
     try:
@@ -117,7 +117,8 @@ def _from_file(place: Path, kind: str, name: str, shape: type[T]) -> T | None:
         raise errors.Usage(f"does not hold what it should in [{kind}]: {error}", path=str(place)) from None
 
 
-def _read(place: Path) -> bytes | None:
+def read_private(place: Path) -> bytes | None:
+    """A file that only we and root can read; None where there is none. Raises Refused, Unreachable."""
     try:
         with place.open("rb") as file:
             held = os.fstat(file.fileno())

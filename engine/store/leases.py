@@ -26,7 +26,7 @@ from secondsite.engine.store.base import (
     new_holder,
 )
 
-_SUFFIX = ".lease"
+SUFFIX = ".lease"
 # A store's clock may count in whole seconds.
 _TICK = 1.0
 
@@ -45,9 +45,9 @@ class ObjectFence(Fence):
             said = _said(self.holder, self.seconds)
             began = time.monotonic()
             if over is None:
-                self.etag = self.store.put_if_absent(self.name + _SUFFIX, said)
+                self.etag = self.store.put_if_absent(self.name + SUFFIX, said)
             else:
-                self.etag = self.store.replace(self.name + _SUFFIX, said, over)
+                self.etag = self.store.replace(self.name + SUFFIX, said, over)
             self.until = began + self.seconds
 
     def renew(self) -> None:
@@ -59,7 +59,7 @@ class ObjectFence(Fence):
     def _still(self) -> str:
         """The etag of the object, where it still says that we hold it. Raises Fenced."""
         try:
-            found = self.store.get(self.name + _SUFFIX)
+            found = self.store.get(self.name + SUFFIX)
         except Absent:
             found = None
         if found is None or _held(found.data) != (self.holder, self.seconds):
@@ -68,14 +68,14 @@ class ObjectFence(Fence):
 
     def check(self) -> None:
         """Raises Fenced where it is not ours any more."""
-        found = self.store.stat(self.name + _SUFFIX)
+        found = self.store.stat(self.name + SUFFIX)
         if found is None or found.etag != self.etag or time.monotonic() > self.until:
             raise Fenced("the fence was lost", path=self.store.path(self.name))
 
     def release(self) -> None:
         with self._lock:
             try:
-                self.store.replace(self.name + _SUFFIX, _said("", 0), self.etag)
+                self.store.replace(self.name + SUFFIX, _said("", 0), self.etag)
             except Changed:
                 pass
 
@@ -108,13 +108,13 @@ class FencedStore(Store):
     def _free(self, name: str, take: bool, ours: str) -> str | None:
         """The etag of a fence that may be taken. Raises Held."""
         try:
-            found = self.get(name + _SUFFIX)
+            found = self.get(name + SUFFIX)
         except Absent:
             return None
         holder, seconds = _held(found.data)
         if take or holder == ours:
             return found.etag
-        entry = self.stat(name + _SUFFIX) if seconds else None
+        entry = self.stat(name + SUFFIX) if seconds else None
         if entry is not None and self.now() - entry.modified <= seconds + _TICK and not self.gone(holder):
             raise Held("somebody else holds it, or was cut off within the last minute", path=self.path(name))
         return found.etag

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from secondsite.engine import errors
-from secondsite.engine.store import credentials, place
+from secondsite.engine.store import credentials, place, unlocking
 from secondsite.engine.store.base import Store
 from secondsite.engine.store.retry import Limits, Retry, Retrying
 
@@ -19,12 +19,23 @@ if TYPE_CHECKING:
 TIMEOUT = 30.0
 
 
+def open_replica(
+    url: str, *, told: Callable[[Retry], object] = lambda retry: None, cancel: Callable[[], bool] = lambda: False,
+    limits: Limits | None = None, timeout: float = TIMEOUT, encrypt: bool = False,
+) -> Store:  # fmt: skip
+    """What the log of a replica lies in, sealed or not. `encrypt`: a replica that is made there is to be encrypted, see
+    unlocking.py. Raises as `open_store`, and Locked.
+    """
+    below = open_store(url, told=told, cancel=cancel, limits=limits, timeout=timeout)
+    return unlocking.unlocked(below, encrypt=encrypt)
+
+
 def open_store(
     url: str, *, told: Callable[[Retry], object] = lambda retry: None, cancel: Callable[[], bool] = lambda: False,
     limits: Limits | None = None, timeout: float = TIMEOUT,
 ) -> Retrying:  # fmt: skip
-    """`told` hears of each call that is made again. What is no URL is a folder. Raises Usage for what is none of a
-    store, Refused where nothing opens it.
+    """The objects as they are, sealed or not. `told` hears of each call that is made again. What is no URL is a folder.
+    Raises Usage for what is none of a store, Refused where nothing opens it.
     """
     if not place.is_url(url) and "://" not in url:
         from secondsite.engine.store.folder import FolderStore

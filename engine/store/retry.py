@@ -11,7 +11,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from secondsite.engine import errors
@@ -70,6 +70,7 @@ class Retrying(Store):
         self.store, self.label, self.limits, self.told = store, store.label, limits or Limits(), told
         self.cancel, self.sleep, self.chance = cancel, sleep, chance
         self.gate = gate or Gate(check=self._check)
+        self._peeked: dict[str, Content] = {}
 
     def _check(self) -> None:
         if self.cancel():
@@ -156,7 +157,20 @@ class Retrying(Store):
         return found.etag
 
     def get(self, name: str, start: int = 0, length: int | None = None) -> Content:
+        if (held := self._peeked.pop(name, None)) is not None:
+            return replace(held, data=held.data[start:] if length is None else held.data[start : start + length])
         return self._run(lambda again: self.store.get(name, start, length))
+
+    def peek(self, name: str, most: int) -> Content | None:
+        """An object that is about to be asked for, its first bytes at least, or None: the next `get` of it asks nobody.
+        """
+        try:
+            found = self.get(name, 0, most)
+        except Absent:
+            return None
+        if found.size <= most:
+            self._peeked[name] = found
+        return found
 
     def stat(self, name: str) -> Entry | None:
         return self._run(lambda again: self.store.stat(name))

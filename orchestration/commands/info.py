@@ -9,7 +9,7 @@ import click
 from secondsite import engine
 from secondsite.engine.units import format_size
 from secondsite.orchestration import output
-from secondsite.orchestration.commands.options import image_options, json_option, state_option
+from secondsite.orchestration.commands.options import image_options, json_option, key_options, state_option
 
 
 @click.command(short_help="Describe a replica or a disk image.")
@@ -17,6 +17,7 @@ from secondsite.orchestration.commands.options import image_options, json_option
 @image_options
 @state_option
 @json_option
+@key_options
 def command(
     path: str, as_json: bool, state: str | None, source_format: str | None, allow_parent_path: tuple[str, ...]
 ) -> None:

@@ -6,7 +6,7 @@ import click
 
 from secondsite import engine
 from secondsite.orchestration import output
-from secondsite.orchestration.commands.options import at_option, json_option, state_option
+from secondsite.orchestration.commands.options import at_option, json_option, key_options, state_option
 
 
 @click.command(short_help="Write a recovery point as a disk that Azure boots.")
@@ -17,6 +17,7 @@ from secondsite.orchestration.commands.options import at_option, json_option, st
 @click.option("--threads", type=click.IntRange(1, 64), help="Requests at once, at most.  [default: 8]")
 @state_option
 @json_option
+@key_options
 def command(
     replica: str, output_url: str, at: str | None, in_place: bool, threads: int | None, as_json: bool, state: str | None
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +32,34 @@ at_option = click.option(
     "--at", metavar="POINT",
     help="A point as `points` prints it, `latest`, or a time (the newest point not after it; UTC unless it says).",
 )  # fmt: skip
+
+
+def key_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The key of an encrypted replica, for the calls of the engine that the command makes; the innermost decorator."""
+
+    @functools.wraps(command)
+    def with_key(*, key_file: str | None, passphrase_file: str | None, **options: Any) -> Any:
+        with engine.using_key(engine.Key(key_file, passphrase_file, ask=asking("Passphrase"))):
+            return command(**options)
+
+    file = click.option("--key-file", metavar="FILE", help="What opens an encrypted replica: see secondsite key.")
+    words = click.option(
+        "--passphrase-file", metavar="FILE",
+        help="Its passphrase, in a file.  [default: SECONDSITE_PASSPHRASE, or asked]",
+    )  # fmt: skip
+    return file(words(with_key))
+
+
+def asking(what: str) -> Callable[[bool], str] | None:
+    """Asks whoever sits at the terminal, once; None where nobody does."""
+    if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
+        return None
+
+    @functools.cache
+    def ask(new: bool) -> str:
+        return str(click.prompt(what, hide_input=True, err=True, confirmation_prompt=new))
+
+    return ask
 
 
 def qemu_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,13 +9,14 @@ import click
 from secondsite import engine
 from secondsite.engine.units import format_size
 from secondsite.orchestration import output
-from secondsite.orchestration.commands.options import json_option, state_option
+from secondsite.orchestration.commands.options import json_option, key_options, state_option
 
 
 @click.command(short_help="List the recovery points of a replica.")
 @click.argument("replica")
 @state_option
 @json_option
+@key_options
 def command(replica: str, as_json: bool, state: str | None) -> None:
     """List the recovery points of REPLICA, oldest first. The last one is the head.
 

@@ -15,6 +15,7 @@ from secondsite.orchestration.commands.options import (
     address,
     image_options,
     json_option,
+    key_options,
     qemu_of,
     qemu_options,
     state_option,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 @click.option("--epoch", type=int, metavar="N", help="Refuse where the replica has seen a higher epoch (failover).")
 @click.option("--source-id", metavar="NAME", help="Know the source by this name instead of its path.")
 @click.option("--accept-source", is_flag=True, help="Let this image take the place of the recorded source.")
+@click.option("--encrypt", is_flag=True, help="A new replica is encrypted: see secondsite key.")
 @click.option("--resync", is_flag=True, help="Trust no block map: hash both sides, mend what is damaged.")
 @click.option(
     "--resync-cancel", "cancels", is_flag=True,
@@ -89,6 +91,7 @@ if TYPE_CHECKING:
 @image_options
 @state_option
 @json_option
+@key_options
 def command(
     sources: tuple[str, ...], replica: str, hrl: bool, cancels: bool, as_json: bool, threads: int | None,
     every: float | None, retries: int | None, retry_delays: str | None, metrics: str | None,
@@ -108,6 +111,7 @@ def command(
     secondsite replicate --hrl vm-1.hrl vm-2.hrl /backup/vm
     secondsite replicate vm.raw /backup/vm --watch 1 --keep 3600
     secondsite replicate vm.raw azure://backup/vm
+    secondsite replicate vm.raw azure://backup/vm --encrypt --key-file vm.key
     secondsite replicate vm.raw secondsite://backup.example/vm --resync
 
     With --watch it goes on until SIGINT or SIGTERM: a cycle that is due while one runs begins when that one ends, and

@@ -6,7 +6,7 @@ import click
 
 from secondsite import engine
 from secondsite.orchestration import output
-from secondsite.orchestration.commands.options import at_option, json_option, parents_option, state_option
+from secondsite.orchestration.commands.options import at_option, json_option, key_options, parents_option, state_option
 
 
 @click.command(short_help="Write a recovery point to an image file.")
@@ -23,6 +23,7 @@ from secondsite.orchestration.commands.options import at_option, json_option, pa
 @click.option("--threads", type=click.IntRange(1, 64), help="Workers.  [default: one a core, at most 4]")
 @state_option
 @json_option
+@key_options
 def command(
     replica: str,
     output_path: str,

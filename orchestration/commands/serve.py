@@ -8,7 +8,7 @@ import click
 
 from secondsite import engine
 from secondsite.orchestration import output
-from secondsite.orchestration.commands.options import address, json_option, state_option
+from secondsite.orchestration.commands.options import address, json_option, key_options, state_option
 
 
 @click.command(short_help="Export a recovery point over NBD, without a copy.")
@@ -20,6 +20,7 @@ from secondsite.orchestration.commands.options import address, json_option, stat
 @click.option("--tls", metavar="DIR", help="Take TLS alone, with server-cert.pem and server-key.pem of DIR.")
 @state_option
 @json_option
+@key_options
 def command(
     replica: str, at: str, socket: str | None, listen: str | None, overlay: str | None, tls: str | None,
     as_json: bool, state: str | None,

@@ -14,6 +14,7 @@ from secondsite.engine.files.memory import MemoryFiles
 from secondsite.engine.store.base import Store
 from secondsite.engine.store.folder import FolderStore
 from secondsite.engine.store.memory import MemoryStore
+from secondsite.engine.store.sealed import SealedStore
 
 
 @pytest.fixture(scope="session")
@@ -42,21 +43,32 @@ def moto() -> Iterator[str]:
         "folder-memory",
         pytest.param("azure", marks=pytest.mark.needs("azurite")),
         "s3",
+        "sealed memory",
+        "sealed folder",
+        pytest.param("sealed azure", marks=pytest.mark.needs("azurite")),
+        "sealed s3",
     ]
 )
 def stores(request: pytest.FixtureRequest) -> Callable[[], Store]:
-    """Makes stores of one kind over the same empty place."""
+    """Makes stores of one kind over the same empty place; the sealed ones have the same key."""
+    sealed, _, kind = str(request.param).rpartition(" ")
+    make = _stores(request, kind)
+    data_key = os.urandom(32)
+    return (lambda: SealedStore(make(), data_key)) if sealed else make
+
+
+def _stores(request: pytest.FixtureRequest, kind: str) -> Callable[[], Store]:
     prefix = f"t{next(numbers)}"
-    if request.param == "memory":
+    if kind == "memory":
         made = MemoryStore()
         return lambda: made
-    if request.param == "s3":
+    if kind == "s3":
         url = request.getfixturevalue("moto")
         return lambda: s3_store(url, prefix)
-    if request.param == "folder":
+    if kind == "folder":
         root = str(request.getfixturevalue("tmp_path") / "store")
         return lambda: FolderStore(root)
-    if request.param == "folder-memory":
+    if kind == "folder-memory":
         files = MemoryFiles()
         return lambda: FolderStore("/below/store", files)
     emulator = request.getfixturevalue("azurite")

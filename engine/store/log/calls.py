@@ -23,11 +23,12 @@ from secondsite.engine.results import PointInfo, ReplicaInfo, Replicated, Restor
 from secondsite.engine.source import Given
 from secondsite.engine.store import place
 from secondsite.engine.store.again import Again
+from secondsite.engine.store.base import Store
+from secondsite.engine.store.locked import Locked
 from secondsite.engine.store.log import reading
 from secondsite.engine.store.log.reading import LogPoint, Replica
 from secondsite.engine.store.log.writing import Into, attempt
-from secondsite.engine.store.opening import open_store
-from secondsite.engine.store.retry import Retrying
+from secondsite.engine.store.opening import open_replica
 from secondsite.engine.trackers import choose
 from secondsite.engine.work import Options
 
@@ -44,9 +45,9 @@ def refuse(**given: object) -> None:
 class _Opened(Again):
     """A store for one call."""
 
-    def __init__(self, url: str, cancel: Callable[[], bool] | None) -> None:
+    def __init__(self, url: str, cancel: Callable[[], bool] | None, encrypt: bool = False) -> None:
         super().__init__()
-        self.store: Retrying = open_store(url, told=self.told, cancel=cancel or (lambda: False))
+        self.store: Store = open_replica(url, told=self.told, cancel=cancel or (lambda: False), encrypt=encrypt)
 
     def __enter__(self) -> _Opened:
         return self
@@ -65,7 +66,7 @@ def replicate(
         raise errors.Usage("a replica in a store has no head; `restore` writes points in other formats")
     began, home, files = time.monotonic(), Home.of(state), LocalFiles()
     with ExitStack() as stack:
-        opened = stack.enter_context(_Opened(url, monitor.cancel))
+        opened = stack.enter_context(_Opened(url, monitor.cancel, terms.encrypt))
         origin = chained.opened(given, stack, monitor.check)
         if not place.is_url(url):
             sources.refuse_inside(origin, url)
@@ -123,8 +124,24 @@ def info(url: str) -> ReplicaInfo:
         )  # fmt: skip
 
 
-def verify(url: str, *, at: str | None, monitor: Monitor) -> Verified:
-    """Read and prove a point, or everything that the points hold, each page of their maps once."""
+def verify(url: str, *, at: str | None, monitor: Monitor, sealed: bool = False) -> Verified:
+    """Read and prove a point, or everything that the points hold, each page of their maps once. An encrypted replica
+    without its key, or `sealed`: whether its objects are what was stored.
+    """
+    if not sealed:
+        try:
+            return _verify(url, at, monitor)
+        except Locked:
+            if at is not None:
+                raise
+    elif at is not None:
+        raise errors.Usage("which objects belong to a point is sealed: without the key all are looked at, or none")
+    from secondsite.engine.store import intact
+
+    return intact.verify(url, monitor)
+
+
+def _verify(url: str, at: str | None, monitor: Monitor) -> Verified:
     began = time.monotonic()
     with _Opened(url, monitor.cancel) as opened:
         replica = Replica.open(opened.store)

@@ -6,7 +6,7 @@ import threading
 
 from secondsite.engine.store.again import Again
 from secondsite.engine.store.log.reading import LogPoint, Replica
-from secondsite.engine.store.opening import open_store
+from secondsite.engine.store.opening import open_replica
 from secondsite.engine.store.retry import Limits
 
 # How long a read waits for a store that does not answer, then it fails; the next one asks again. A guest's disk that
@@ -22,7 +22,7 @@ class StoredPoint(LogPoint):
 
     def __init__(self, url: str, at: str = "latest") -> None:
         self._ending = threading.Event()
-        store = open_store(
+        store = open_replica(
             url, told=Again().told, cancel=self._ending.is_set, limits=PATIENCE, timeout=_REQUEST_SECONDS
         )
         try:

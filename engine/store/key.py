@@ -1,0 +1,136 @@
+"""What a user opens encrypted replicas with: a passphrase or a key file, never on a command line.
+
+A call takes the key of the block it runs in (`using_key`), else that of the environment: SECONDSITE_PASSPHRASE,
+SECONDSITE_PASSPHRASE_FILE or SECONDSITE_KEY_FILE. No error, log line or repr holds a secret.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from secondsite.engine import errors
+from secondsite.engine.store.credentials import read_private
+
+PASSPHRASE, FILE = "passphrase", "key file"
+KEY_BYTES = 32
+_MAX_PASSPHRASE = 1024
+_PREFIX = "SECONDSITE_"
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """What was given, read and checked."""
+
+    kind: str
+    value: bytes = field(repr=False)
+
+    def __str__(self) -> str:
+        return f"the {self.kind}"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One of these, or none; then `ask` is called for a passphrase where one is needed, with whether it is a new one.
+    Files are to be readable by their owner alone: 32 bytes of `new_key_file`, or a passphrase in the first line.
+    """
+
+    file: str | os.PathLike[str] | None = None
+    passphrase_file: str | os.PathLike[str] | None = None
+    passphrase: str | None = field(default=None, repr=False)
+    ask: Callable[[bool], str] | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str], prefix: str = _PREFIX) -> Key:
+        """What the variables of this prefix say."""
+        file, passphrase_file, passphrase = (
+            environment.get(prefix + name) or None for name in ("KEY_FILE", "PASSPHRASE_FILE", "PASSPHRASE")
+        )
+        return cls(file, passphrase_file, passphrase)
+
+    @property
+    def given(self) -> bool:
+        """Whether there is one, without asking."""
+        return any(value is not None for value in (self.file, self.passphrase_file, self.passphrase))
+
+    def secret(self, *, new: bool = False) -> Secret | None:
+        """None where there is none. Raises Usage, Refused, Unreachable."""
+        if sum(value is not None for value in (self.file, self.passphrase_file, self.passphrase)) > 1:
+            raise errors.Usage("several keys were given (a key file, a passphrase in a file or as it is); name one")
+        if self.file is not None:
+            return _from_key_file(Path(self.file))
+        if self.passphrase_file is not None:
+            return _from_passphrase_file(Path(self.passphrase_file))
+        text = self.passphrase if self.passphrase is not None else self.ask(new) if self.ask is not None else None
+        return None if text is None else _passphrase(text, "the passphrase")
+
+
+def _read(place: Path) -> bytes:
+    found = read_private(place)
+    if found is None:
+        raise errors.Unreachable("there is no such file", path=str(place))
+    return found
+
+
+def _from_key_file(place: Path) -> Secret:
+    found = _read(place)
+    if len(found) != KEY_BYTES:
+        raise errors.Usage(f"is no key file: those have {KEY_BYTES} bytes (`secondsite key new`)", path=str(place))
+    return Secret(FILE, found)
+
+
+def _from_passphrase_file(place: Path) -> Secret:
+    try:
+        text = _read(place).partition(b"\n")[0].removesuffix(b"\r").decode()
+    except UnicodeDecodeError:
+        raise errors.Usage("holds no text; a key file is given with --key-file", path=str(place)) from None
+    return _passphrase(text, str(place))
+
+
+def _passphrase(text: str, where: str) -> Secret:
+    """The same bytes however a keyboard composes its letters."""
+    value = unicodedata.normalize("NFC", text).encode(errors="surrogateescape")
+    if not value or len(value) > _MAX_PASSPHRASE:
+        raise errors.Usage(f"{where}: a passphrase has 1 to {_MAX_PASSPHRASE} bytes")
+    return Secret(PASSPHRASE, value)
+
+
+def new_key_file(path: str | os.PathLike[str]) -> None:
+    """Make a key file: random, durable, readable by its owner alone. Raises Refused where there is something."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(os.urandom(KEY_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    except FileExistsError:
+        raise errors.Refused("is there already; it may be some replica's key", path=os.fspath(path)) from None
+    except OSError as error:
+        raise errors.from_os(error, path, "make a key file") from None
+
+
+_used: ContextVar[Key | None] = ContextVar("key", default=None)
+
+
+@contextmanager
+def using_key(key: Key) -> Iterator[None]:
+    """The engine's calls in this block, of this thread, open encrypted replicas with it."""
+    token = _used.set(key)
+    try:
+        yield
+    finally:
+        _used.reset(token)
+
+
+def current() -> Key:
+    """Of the block, with what the environment says where it names nothing itself."""
+    used = _used.get() or Key()
+    if used.given:
+        return used
+    found = Key.of(os.environ)
+    return Key(found.file, found.passphrase_file, found.passphrase, used.ask)
