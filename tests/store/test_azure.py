@@ -62,7 +62,7 @@ def test_more_blocks_than_a_blob_may_have_are_refused_before_they_are_sent(azuri
 
     monkeypatch.setattr(azure, "MAX_BLOCKS", 1)
     with _store(azurite) as store, pytest.raises(Rejected):
-        store.put_if_absent("a", bytes(5 * MIB))
+        store.put_if_absent("a", bytes(17 * MIB))
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,11 @@ import pytest
 from store.logkit import BLOCK, Failing, Lab, changing
 
 from secondsite.engine import errors
+from secondsite.engine.batch import Batch
 from secondsite.engine.delta import format as fmt
+from secondsite.engine.delta.writer import FrameBuffer
 from secondsite.engine.images.memory import MemoryImage
+from secondsite.engine.store.log import segment
 from secondsite.engine.store.log.reading import Replica
 from secondsite.engine.store.memory import MemoryStore
 
@@ -140,6 +143,32 @@ def test_points_share_what_did_not_change():
     second = lab.cycle(data)
     assert first.sent_bytes > 4 * MIB and second.sent_bytes < 2 * BLOCK
     lab.check()
+
+
+def test_memory_of_a_segment_is_used_again_when_nobody_looks_at_it_any_more(monkeypatch):
+    """Whoever keeps a segment's bytes keeps them as they were; who lets go of them lets them be written over."""
+    monkeypatch.setattr(segment, "SEGMENT_BYTES", 10 * BLOCK)
+    monkeypatch.setattr(segment, "_SPARE_BYTES", 100)
+    for keep, memories in ((True, 7), (False, 1)):
+        kept, made = [], []
+
+        def send(name, data, keep=keep, kept=kept, made=made):
+            made.append(bytes(data))
+            kept.extend([data] * keep)
+
+        packer = segment.Packer("segments", fmt.Header(bytes(16), BLOCK, 0, 1, 0, 100 * BLOCK, 1), set(), send)
+        buffer, batch = FrameBuffer(fmt.NONE, 0), Batch(BLOCK, 8 * BLOCK)
+        for number in range(7):
+            for at in range(8):
+                batch.blocks[at], batch.lengths[at] = 8 * number + at, BLOCK
+            batch.payload[:] = os.urandom(8 * BLOCK)
+            batch.count, batch.used = 8, 8 * BLOCK
+            batch.hashes[: 16 * 8] = batch.rehash(1)
+            buffer.encode(batch, packer.header.tag)
+            packer.add(buffer)
+        packer.finish()
+        assert len(packer._memories) == memories and len(set(made)) == 7
+        assert [bytes(data) for data in kept] == made[: len(kept)]
 
 
 def test_a_newer_format_is_said():

@@ -84,12 +84,21 @@ def test_a_read_gets_all_bytes_whatever_happens_to_it(ill, kind):
 def test_a_block_that_was_staged_is_not_sent_again(ill):
     """P14: bytes are counted. Of three blocks the second's answer is lost, and then that of the list."""
     store, proxy, told = ill(None, Trouble("lost"), None, None, Trouble("lost"))
-    data = os.urandom(10 * MIB)
+    data = os.urandom(20 * MIB)
     store.put_if_absent("large", data)
     assert proxy.met == ["lost", "lost"] and len(told) == 2
     assert store.get("large").data == data
-    # 4 MiB again, and a list of three names twice.
-    assert len(data) + 4 * MIB <= proxy.bodies < len(data) + 4 * MIB + 2000
+    # 8 MiB again, and a list of three names twice.
+    assert len(data) + 8 * MIB <= proxy.bodies < len(data) + 8 * MIB + 2000
+
+
+def test_a_segment_goes_in_one_request(ill):
+    """Also where it is a view of memory that grows elsewhere, and where it is made again."""
+    store, proxy, told = ill(Trouble("lost"))
+    data = bytearray(os.urandom(9 * MIB))
+    store.put_if_absent("segment", memoryview(data)[5:])
+    assert proxy.requests == 3 and len(told) == 1  # twice, and a look at what is there
+    assert store.get("segment").data == data[5:]
 
 
 def test_the_store_is_left_alone_for_as_long_as_it_says(ill):

@@ -23,7 +23,7 @@ class Uploads:
         self._failed: BaseException | None = None
         self._lock = threading.Lock()
 
-    def put(self, name: str, data: bytes | bytearray) -> None:
+    def put(self, name: str, data: bytes | memoryview) -> None:
         """Returns once there is room for it."""
         self._room.acquire()
         if self._failed is not None:
@@ -31,7 +31,7 @@ class Uploads:
             raise self._failed
         self._futures.append(self._pool.submit(self._put, name, data))
 
-    def _put(self, name: str, data: bytes | bytearray) -> None:
+    def _put(self, name: str, data: bytes | memoryview) -> None:
         try:
             if self._failed is None:
                 self.store.put_if_absent(name, data)

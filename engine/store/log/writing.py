@@ -264,7 +264,9 @@ class Outlet:
 
     def put(self, batch: Batch, worker: int) -> None:
         """Pack in the scan's own thread; several may."""
-        buffer = self._buffers.setdefault(worker, FrameBuffer(*self.codec))
+        buffer = self._buffers.get(worker)
+        if buffer is None:
+            buffer = self._buffers[worker] = FrameBuffer(*self.codec)
         buffer.encode(batch, self.packer.header.tag)
         packed = self.packer.add(buffer)
         self.sent.add(buffer.used)

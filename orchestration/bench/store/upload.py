@@ -19,7 +19,6 @@ from collections.abc import Callable
 from azure.storage.blob import AccountSasPermissions, ContainerClient, ResourceTypes, generate_account_sas
 
 from secondsite import engine
-from secondsite.engine import errors
 
 API_VERSION = "2026-06-06"
 _HOURS = 12
@@ -49,16 +48,19 @@ def container(name: str) -> None:
 
 
 def ours(file: str, url: str, state: str, codec: str = "auto") -> None:
-    """The store is opened once before, which loads what speaks to it."""
-    try:
-        engine.points(url)
-    except errors.Refused:
-        pass
+    """A disk of a few bytes goes before it, which loads everything."""
+    small = f"{file}.small"
+    with open(small, "wb") as disk:
+        disk.write(b"small")
+    engine.replicate(small, f"{url}-small", state=state)
+    os.unlink(small)
     _timed(lambda: engine.replicate(file, url, state=state, codec=codec))
 
 
 def sdk(file: str, name: str, blob: str, connections: str, md5: str = "") -> None:
-    client = _container(name).get_blob_client(blob)
+    inside = _container(name)
+    inside.upload_blob(f"{blob}-small", b"small")
+    client = inside.get_blob_client(blob)
     with open(file, "rb") as data:
         _timed(lambda: client.upload_blob(data, max_concurrency=int(connections), validate_content=bool(md5)))
 
