@@ -14,7 +14,7 @@ PYTEST := $(PY) -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup test test-all lint types demo bench bench-smoke wheel clean
+.PHONY: help setup test test-all lint types demo demo-azure bench bench-smoke wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -40,6 +40,9 @@ types: setup ## mypy --strict
 
 demo: setup ## the product at work, on this machine
 	$(PY) bench/demo.py $(ARGS)
+
+demo-azure: setup ## the same with Azure as the second site (its emulator, which npm brings)
+	$(PY) bench/demo_azure.py $(ARGS)
 
 bench: setup ## measure, against other tools and the machine's own limits
 	$(PY) bench/run.py $(ARGS)
