@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from secondsite.engine.adoption import adopt
     from secondsite.engine.conversion import convert
     from secondsite.engine.errors import Error
+    from secondsite.engine.following import standby
     from secondsite.engine.hrl.export import export_hrl
     from secondsite.engine.images import Extent, Image, RawImage, open_image
     from secondsite.engine.images.vhdx.create import create_vhdx
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
         Adopted,
         Converted,
         Finding,
+        Followed,
         ImageInfo,
         KeyInfo,
         MapExtent,
@@ -101,7 +103,9 @@ _HOME = {
     "replicate": "replication",
     "replicate_logs": "replication",
     "Materialized": "results",
+    "Followed": "results",
     "materialize": "materialization",
+    "standby": "following",
     "restore": "restoration",
     "Serving": "serving",
     "serve": "serving",
@@ -140,14 +144,14 @@ _HOME = {
 }
 
 __all__ = [
-    "Adopted", "AgentAt", "Converted", "Error", "Extent", "Finding", "HostIdentity", "Image", "ImageInfo", "Key",
-    "KeyInfo", "Link", "MapExtent", "Materialized", "PairedHost", "PointInfo", "Progress", "Qemu", "RawImage",
+    "Adopted", "AgentAt", "Converted", "Error", "Extent", "Finding", "Followed", "HostIdentity", "Image", "ImageInfo",
+    "Key", "KeyInfo", "Link", "MapExtent", "Materialized", "PairedHost", "PointInfo", "Progress", "Qemu", "RawImage",
     "ReplicaInfo", "Replicated", "Restored", "SeedExported", "SeedImported", "Serving", "Status", "Tracking",
     "Verified", "add_key", "adopt", "agent", "cancel_resync", "check_image", "convert", "create_vhdx", "export_hrl",
     "export_seed", "host_identity", "image_map", "import_seed", "info", "init_identity", "materialize",
     "new_key_file", "open_image", "open_point", "pair", "peers", "points", "prune", "raise_epoch", "registration_key",
     "remove_key", "renew_identity", "replica_keys", "replicate", "replicate_logs", "restore", "revoke", "serve",
-    "track", "tracking_status", "using_key", "verify", "watch",
+    "standby", "track", "tracking_status", "using_key", "verify", "watch",
 ]  # fmt: skip
 
 

@@ -250,7 +250,8 @@ class Restored:
 @dataclass(frozen=True)
 class Materialized:
     """A point as a disk of Azure. `kind`: new, continued (an interrupted call's) or in-place. `bytes_written` counts
-    data that was not there already; `output_bytes` is the size of the disk, in whole MiB.
+    data that was not there already; `output_bytes` is the size of the disk, in whole MiB. A step of a standby is of
+    kind standby or unchanged where it goes on from a whole disk; so many `snapshots` of points there are then.
     """
 
     point: str
@@ -261,3 +262,14 @@ class Materialized:
     output: str
     output_bytes: int
     warnings: list[str] = field(default_factory=list)
+    snapshots: int | None = None
+
+
+@dataclass(frozen=True)
+class Followed:
+    """What a standby that goes on tells: a step that ended well, or an `error` and in how many seconds it tries again.
+    """
+
+    done: Materialized | None = None
+    error: str | None = None
+    retry: float | None = None

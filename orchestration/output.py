@@ -38,7 +38,7 @@ def print_written(done: engine.Restored | engine.Materialized, how: str, *, as_j
         print_json(asdict(done))
         return
     wrote = f"wrote {units.format_size(done.bytes_written)} of {units.format_size(done.virtual_bytes)}"
-    print(f"{done.output}: point {done.point}; {wrote} ({how}) in {done.seconds:.2f} s")
+    print(f"{done.output}: point {done.point}; {wrote} ({how}) in {done.seconds:.2f} s", flush=True)
 
 
 def one_line(text: str) -> str:

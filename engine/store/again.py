@@ -20,6 +20,12 @@ class Again:
         _log.warning("%s", retry)
         self.again, self.last = self.again + 1, str(retry.error)
 
+    def fresh(self) -> list[str]:
+        """The warnings, for who asks again and again: each call is counted once."""
+        told = self.warnings
+        self.again = 0
+        return told
+
     @property
     def warnings(self) -> list[str]:
         """At most one."""

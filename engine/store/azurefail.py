@@ -32,6 +32,12 @@ _LEASE_LOST = {
     "LeaseIdMismatchWithLeaseOperation", "LeaseNotPresentWithLeaseOperation", "LeaseIsBrokenAndCannotBeRenewed",
 }  # fmt: skip
 
+# Of premium accounts.
+_SNAPSHOTS: dict[str, tuple[type[errors.Error], str]] = {
+    "SnapshotOperationRateExceeded": (errors.Busy, "the account takes one snapshot of a blob in ten minutes"),
+    "SnapshotCountExceeded": (Rejected, "the account keeps no more snapshots of a blob; --snapshots N keeps fewer"),
+}
+
 
 @contextmanager
 def told(path: str, *, exists: bool = False, held: type[errors.Error] = Held) -> Iterator[None]:
@@ -57,6 +63,8 @@ def made(error: AzureError, path: str, *, exists: bool, held: type[errors.Error]
         if code == "ContainerNotFound":
             return Denied("there is no such container", path=path)
         return Absent("there is no such object", path=path)
+    if code in _SNAPSHOTS:
+        return _SNAPSHOTS[code][0](_SNAPSHOTS[code][1], path=path)
     if code == "LeaseAlreadyPresent":
         return held("somebody else holds it, or was cut off within the last minute", path=path)
     if code in _LEASE_LOST:

@@ -22,7 +22,7 @@ from azure.storage.blob import BlobClient
 from secondsite.engine import errors
 from secondsite.engine.store import azurefail
 from secondsite.engine.store.azure import AzureStore, Once
-from secondsite.engine.store.base import MAX_FENCE, Absent, Changed, Exists, Rejected, new_holder
+from secondsite.engine.store.base import MAX_FENCE, Absent, Changed, Exists, Fence, Rejected, new_holder
 from secondsite.engine.store.renewing import renewed
 from secondsite.engine.store.retry import PUT_ID, Retrying
 from secondsite.engine.units import MIB, TIB
@@ -37,12 +37,14 @@ _WINDOW = 64 << 30
 
 @dataclass(frozen=True)
 class Found:
-    """What is there. `pages`: it is a page blob."""
+    """What is there. `pages`: it is a page blob; `turn` is its sequence number; a lease without end has it `pinned`."""
 
     pages: bool
     etag: str
     size: int
     metadata: Mapping[str, str]
+    turn: int = 0
+    pinned: bool = False
 
 
 class PageBlob:
@@ -51,6 +53,7 @@ class PageBlob:
     def __init__(self, store: Retrying, blob: BlobClient, name: str) -> None:
         self.store, self.blob, self.name, self.path = store, blob, name, store.path(name)
         self.size, self._etag, self._lease = 0, "", ""
+        self._turn: int | None = None
 
     @classmethod
     def of(cls, store: Retrying, name: str) -> PageBlob:
@@ -74,7 +77,9 @@ class PageBlob:
             return None
         self._etag, self.size = str(found.etag), int(found.size)
         pages = str(getattr(found.blob_type, "value", found.blob_type)) == "PageBlob"
-        return Found(pages, self._etag, self.size, dict(found.metadata or {}))
+        turn = int(found.page_blob_sequence_number or 0)
+        pinned = str(found.lease.duration) == "infinite"
+        return Found(pages, self._etag, self.size, dict(found.metadata or {}), turn, pinned)
 
     def create(self, size: int, metadata: Mapping[str, str]) -> str:
         """A blob of zeros, and its etag. Raises Exists."""
@@ -102,12 +107,17 @@ class PageBlob:
     def _now(self) -> str:
         return str(self.blob.get_blob_properties().etag)
 
+    @property
+    def etag(self) -> str:
+        """That of the last guarded write or `find`."""
+        return self._etag
+
     @contextmanager
-    def held(self, seconds: int = MAX_FENCE) -> Iterator[None]:
-        """Under a lease: nobody else writes it meanwhile, nor runs from it. Raises Held."""
+    def held(self, seconds: int = MAX_FENCE, *, take: bool = False) -> Iterator[Fence]:
+        """Under a lease: nobody else writes it meanwhile, nor runs from it. Raises Held, unless we `take` it."""
         self._lease = new_holder()
-        with renewed(self.store.fence(self.name, seconds, holder=self._lease)):
-            yield
+        with renewed(self.store.fence(self.name, seconds, take=take, holder=self._lease)) as fence:
+            yield fence
 
     # -- guarded: one at a time, each after the one before -------------------------------------------------------
 
@@ -116,6 +126,26 @@ class PageBlob:
         ours = os.urandom(8).hex()
         told = {**metadata, PUT_ID: ours}
         self._guarded(lambda how: self.blob.set_blob_metadata(told, **how), lambda: self._has(ours))
+
+    def turn(self, number: int) -> None:
+        """From here on pages are written in this turn: what was asked for in one before, and arrives late, fails."""
+        self._turn = None
+        self._guarded(
+            lambda how: self.blob.set_sequence_number("update", str(number), **how),
+            lambda: self.blob.get_blob_properties().page_blob_sequence_number == number,
+        )
+        self._turn = number
+
+    def snapshot(self, metadata: Mapping[str, str], done: Callable[[], bool]) -> None:
+        """A snapshot of what the last guarded write left, with these metadata. It moves no etag."""
+        how = self._unchanged()
+
+        def attempt(again: bool) -> None:
+            if not again or not done():
+                with azurefail.told(self.path):
+                    self.blob.create_snapshot(metadata=dict(metadata), **how)
+
+        self._call(attempt)
 
     def clear_last(self, offset: int) -> None:
         """Make all from a sector to the end zeros."""
@@ -137,9 +167,12 @@ class PageBlob:
         )
         self.size = size
 
+    def _unchanged(self) -> dict[str, Any]:
+        return {"lease": self._lease, "etag": self._etag, "match_condition": MatchConditions.IfNotModified}
+
     def _guarded(self, call: Callable[[dict[str, Any]], Any], done: Callable[[], bool]) -> None:
         """`done` tells whether an attempt whose answer was lost did it."""
-        how = {"lease": self._lease, "etag": self._etag, "match_condition": MatchConditions.IfNotModified}
+        how = self._unchanged()
 
         def attempt(again: bool) -> None:
             try:
@@ -156,7 +189,7 @@ class PageBlob:
 
     def put(self, offset: int, data: bytes) -> None:
         """Write sectors, at most MAX_PUT."""
-        self._call(lambda again: self._upload(offset, data, lease=self._lease))
+        self._call(lambda again: self._upload(offset, data, **self._mine()))
 
     def _upload(self, offset: int, data: bytes, **how: Any) -> Any:
         digest = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
@@ -164,7 +197,14 @@ class PageBlob:
 
     def clear(self, offset: int, length: int) -> None:
         """Make sectors zeros that take no room."""
-        self._call(lambda again: self.blob.clear_page(offset, length, lease=self._lease))
+        self._call(lambda again: self.blob.clear_page(offset, length, **self._mine()))
+
+    def _mine(self) -> dict[str, Any]:
+        """What a page that is written must meet."""
+        how: dict[str, Any] = {"lease": self._lease}
+        if self._turn is not None:
+            how["if_sequence_number_eq"] = self._turn
+        return how
 
     def follow(self) -> None:
         """Guarded writes go on from here: what was put or cleared meanwhile has moved the etag."""

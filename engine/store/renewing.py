@@ -14,11 +14,15 @@ _RENEWALS = 4
 
 @contextmanager
 def renewed(fence: Fence) -> Iterator[Fence]:
-    """Renew it in a thread, and release it behind the block. Where it is lost the next write says so."""
+    """Renew it in a thread, and release it behind the block. Where it is lost the next write says so. One that ran out
+    while the store was not to be reached can be renewed as long as nobody else had it.
+    """
 
     def renew() -> bool:
         try:
             fence.renew()
+        except errors.Unreachable as error:
+            return error.retryable
         except errors.Error:
             return False
         return True

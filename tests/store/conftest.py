@@ -29,6 +29,17 @@ def azurite_https() -> Iterator[Azurite]:
         yield emulator
 
 
+@pytest.fixture
+def opens(azurite: Azurite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of this process opens the emulator, and nothing of the machine's does."""
+    for name in list(os.environ):
+        if name.startswith(("AZURE_", "SECONDSITE_STORES")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv("SECONDSITE_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", azurite.connection_string)
+
+
 @pytest.fixture(scope="session")
 def moto() -> Iterator[str]:
     """The URL of a server that speaks S3, with the bucket `bucket`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 from store.storekit import azure_store, numbers
@@ -11,9 +12,13 @@ from store.storekit import azure_store, numbers
 from secondsite import engine
 from secondsite.engine import errors
 from secondsite.engine.images import open_image
+from secondsite.engine.store import pageblob
 
 MIB = 1 << 20
-WRITES = ("create_page_blob", "set_blob_metadata", "upload_page", "clear_page", "resize_blob")
+WRITES = (
+    "create_page_blob", "set_blob_metadata", "upload_page", "clear_page", "resize_blob", "set_sequence_number",
+    "create_snapshot",
+)  # fmt: skip
 
 
 class Lab:
@@ -32,25 +37,45 @@ class Lab:
         name = f"d{next(numbers)}/disk.vhd"
         self.url, self.blob = f"azure://tests/{name}", self.container.get_blob_client(name)
 
-    def cycle(self, data: bytes) -> None:
+    def restart(self) -> None:
+        """Another replica and blob, with no point."""
+        self.replica, self.points = self.replica.with_name(f"{self.replica.name}-"), []
+        self.anew()
+
+    def cycle(self, data: bytes, **more) -> None:
         """One more point."""
         self.disk.write_bytes(data)
         os.utime(self.disk, ns=(len(self.points) * 10**9,) * 2)
-        engine.replicate(self.disk, self.replica)
+        engine.replicate(self.disk, self.replica, **more)
         self.points.append(data)
 
     def materialize(self, **more):
         return engine.materialize(self.replica, self.url, **more)
 
-    def holds(self, data: bytes) -> bool:
-        """Is the blob a whole fixed VHD with this disk, and zeros behind it?"""
-        found, said = self.blob.download_blob().readall(), self.blob.get_blob_properties()
+    def all_snapshots(self):
+        """Of the blob, whoever made them."""
+        for each in self.container.list_blobs(name_starts_with=self.blob.blob_name, include=["snapshots", "metadata"]):
+            if each.snapshot:
+                yield each
+
+    def snapshots(self) -> dict[str, str]:
+        """Those of a standby: the point that each says it holds, and its name."""
+        ours = [each for each in self.all_snapshots() if "secondsite_snapshot" in each.metadata]
+        found = {each.metadata["secondsite_point"]: each.snapshot for each in ours}
+        assert len(found) == len(ours)
+        return found
+
+    def holds(self, data: bytes, snapshot: str | None = None) -> bool:
+        """Is the blob, or a snapshot of it, a whole fixed VHD with this disk, and zeros behind it?"""
+        blob = self.container.get_blob_client(self.blob.blob_name, snapshot=snapshot)
+        found, said = blob.download_blob().readall(), blob.get_blob_properties()
         path = self.folder / "downloaded.vhd"
         path.write_bytes(found)
         with open_image(path, format="vhd") as image:
             assert image.size == max(-(-len(data) // MIB), 1) * MIB == said.size - 512
             disk = bytes(image.read(0, image.size))
-        assert said.metadata["secondsite_state"] == "whole" and said.lease.status == "unlocked"
+        assert said.metadata["secondsite_state"] == "whole"
+        assert snapshot or said.lease.status == "unlocked"
         return disk == data + bytes(len(disk) - len(data))
 
     def qemu_compares(self) -> None:
@@ -74,6 +99,29 @@ class Lab:
             assert disk in [data + bytes(max(len(disk) - len(data), 0)) for data in self.points]
         else:
             assert self.state == "writing"
+
+
+def break_lease(lab: Lab) -> None:
+    """As if a minute had passed."""
+    from azure.core.exceptions import AzureError
+    from azure.storage.blob import BlobLeaseClient
+
+    with suppress(AzureError):
+        BlobLeaseClient(lab.blob).break_lease(lease_break_period=0)
+
+
+def cutting(patch, at: int, made: bool) -> list[Cut]:
+    """From now on page blobs are opened whose n-th write is the last."""
+    real, cuts = pageblob.PageBlob.of.__func__, []
+
+    def of(cls, store, name):
+        blob = real(cls, store, name)
+        blob.blob = Cut(blob.blob, at, made=made)
+        cuts.append(blob.blob)
+        return blob
+
+    patch.setattr(pageblob.PageBlob, "of", classmethod(of))
+    return cuts
 
 
 class Cut:

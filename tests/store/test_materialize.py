@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-from contextlib import suppress
 
 import pytest
 from remote.hosting import site
-from store.diskkit import MIB, Cut, Lab
+from store.diskkit import MIB, Lab, break_lease, cutting
 from store.httpproxy import listed, proxied, seeded
 
 from secondsite import engine
@@ -19,18 +17,8 @@ from secondsite.engine.store.base import Fenced, Held, Rejected
 from secondsite.engine.store.retry import Limits
 from secondsite.orchestration import cli
 
-pytestmark = pytest.mark.needs("azurite")
+pytestmark = [pytest.mark.needs("azurite"), pytest.mark.usefixtures("opens")]
 CHANCE = random.Random(7)
-
-
-@pytest.fixture(autouse=True)
-def opens(azurite, tmp_path, monkeypatch):
-    for name in list(os.environ):
-        if name.startswith(("AZURE_", "SECONDSITE_STORES")):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    monkeypatch.setenv("SECONDSITE_STATE", str(tmp_path / "state"))
-    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", azurite.connection_string)
 
 
 @pytest.fixture
@@ -127,19 +115,6 @@ def test_neighbours_are_written_together_and_never_more_than_a_request_takes(lab
     assert sorted(puts) == [3 * MIB, 4 * MIB, 4 * MIB] and lab.holds(lab.points[0])
 
 
-def _cut(monkeypatch, at, made):
-    real, cuts = pageblob.PageBlob.of.__func__, []
-
-    def of(cls, store, name):
-        blob = real(cls, store, name)
-        blob.blob = Cut(blob.blob, at, made=made)
-        cuts.append(blob.blob)
-        return blob
-
-    monkeypatch.setattr(pageblob.PageBlob, "of", classmethod(of))
-    return cuts
-
-
 @pytest.mark.sweep(sample=2)
 @pytest.mark.parametrize("made", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("in_place", [False, True], ids=["new", "in-place"])
@@ -152,7 +127,7 @@ def test_cut_short_at_each_write_and_gone_on_with(lab, monkeypatch, in_place, ma
         if in_place:
             lab.materialize(at="1")
         with monkeypatch.context() as patch:
-            cuts = _cut(patch, at, made)
+            cuts = cutting(patch, at, made)
             try:
                 lab.materialize(in_place=in_place, workers=1)
                 break
@@ -167,7 +142,7 @@ def test_cut_short_at_each_write_and_gone_on_with(lab, monkeypatch, in_place, ma
 def test_what_was_written_is_not_written_again(lab, monkeypatch):
     lab.cycle(sparse(*[CHANCE.randbytes(65_536), 65_536] * 20))
     with monkeypatch.context() as patch:
-        _cut(patch, 13, made=True)
+        cutting(patch, 13, made=True)
         with pytest.raises(errors.Cancelled):
             lab.materialize(workers=1)
     done = lab.materialize()
@@ -177,7 +152,7 @@ def test_what_was_written_is_not_written_again(lab, monkeypatch):
 def test_an_unfinished_disk_goes_on_at_another_point_of_the_same_replica_only(lab, azurite, tmp_path, monkeypatch):
     lab.cycle(OLD)
     with monkeypatch.context() as patch:
-        _cut(patch, 4, made=True)
+        cutting(patch, 4, made=True)
         with pytest.raises(errors.Cancelled):
             lab.materialize()
     (tmp_path / "other").mkdir()
@@ -193,23 +168,14 @@ def test_an_unfinished_disk_goes_on_at_another_point_of_the_same_replica_only(la
 def test_a_killed_call_leaves_its_lease_which_runs_out(lab, monkeypatch):
     lab.cycle(OLD)
     with monkeypatch.context() as patch:
-        _cut(patch, 4, made=True)
+        cutting(patch, 4, made=True)
         patch.setattr("secondsite.engine.store.azure._Lease.release", lambda self: None)
         with pytest.raises(errors.Cancelled):
             lab.materialize()
     with pytest.raises(Held):
         lab.materialize()
-    _break_lease(lab)
+    break_lease(lab)
     assert lab.materialize().kind == "continued" and lab.holds(OLD)
-
-
-def _break_lease(lab):
-    """As if a minute had passed."""
-    from azure.core.exceptions import AzureError
-    from azure.storage.blob import BlobLeaseClient
-
-    with suppress(AzureError):
-        BlobLeaseClient(lab.blob).break_lease(lease_break_period=0)
 
 
 def test_another_ones_lease_is_respected(lab):
@@ -231,7 +197,7 @@ def test_a_lease_that_is_lost_ends_it(lab, monkeypatch):
     real = pageblob.PageBlob.put
 
     def put(self, offset, data):
-        _break_lease(lab)
+        break_lease(lab)
         real(self, offset, data)
 
     with monkeypatch.context() as patch:
@@ -362,7 +328,7 @@ def test_faults_on_the_way_make_no_wrong_disk(lab, azurite, monkeypatch, seed):
                 patch.setenv("AZURE_STORAGE_CONNECTION_STRING", text)
                 done = any(_succeeds(lab, at) for _ in range(6))
             proxy.settle()
-            _break_lease(lab)
+            break_lease(lab)
             lab.never_wrong()
             assert not done or lab.holds(lab.points[int(at) - 1]), f"seed {seed}"
     lab.materialize(at="2", in_place=True)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from secondsite.engine import errors, kernel
-from secondsite.engine.blockmap import PAGE_BLOCKS
+from secondsite.engine.blockmap import DIGEST_BYTES, PAGE_BLOCKS, ZERO_DIGEST, BlockMap
 from secondsite.engine.delta import format as fmt
 from secondsite.engine.images.base import Buffer, Extent, Image, ShortImage
 from secondsite.engine.progress import Monitor
@@ -215,6 +215,21 @@ class LogPoint(PointImage):
             held = unpacked(frame, decoder)
             for block, hashed in wanted[place]:
                 yield block, self._proved(block, hashed, held)
+
+    def differing(self, other: LogPoint) -> set[int]:
+        """The pages of the map in which another point of the replica has other hashes."""
+        mine, others = self._tree.digests(), other._tree.digests()
+        others += ZERO_DIGEST * max(self._tree.count - other._tree.count, 0)
+        spans = ((page, slice(page * DIGEST_BYTES, (page + 1) * DIGEST_BYTES)) for page in range(self._tree.count))
+        return {page for page, span in spans if mine[span] != others[span]}
+
+    def load(self, pages: Iterable[int], into: BlockMap) -> None:
+        """Put the hashes of these pages into a map, as far as it goes. Raises Damaged."""
+        for page in self._tree.pages(number for number in sorted(pages) if number < self._tree.count):
+            first = page.number * PAGE_BLOCKS
+            count = min(PAGE_BLOCKS, self.blocks - first, into.blocks - first)
+            if count > 0:
+                into.store(array("Q", range(first, first + count)), page.hashes[: 16 * count], count)
 
     def close(self) -> None:
         self._frames.close()
