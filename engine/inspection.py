@@ -18,6 +18,7 @@ from secondsite.engine.replica.point import Point
 from secondsite.engine.results import Finding, ImageInfo, MapExtent, PointInfo, ReplicaInfo
 from secondsite.engine.seeding.waiting import Waiting
 from secondsite.engine.source import place
+from secondsite.engine.store.key import refuse_plain
 from secondsite.engine.store.place import is_place
 from secondsite.engine.trackers import clonefile
 from secondsite.engine.units import format_size
@@ -102,6 +103,7 @@ def info(
             if "directory" not in error.message:
                 raise
             raise errors.Refused("is neither a replica nor a disk image", path=name) from None
+    refuse_plain(name)
     return replica_info(Replica.open(name, files))
 
 

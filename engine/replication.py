@@ -27,6 +27,7 @@ from secondsite.engine.replica.layout import Layout
 from secondsite.engine.replica.point import format_time
 from secondsite.engine.results import Replicated
 from secondsite.engine.seeding.settle import settle
+from secondsite.engine.store.key import refuse_plain
 from secondsite.engine.store.place import becomes_log
 from secondsite.engine.trackers import choose
 from secondsite.engine.trackers.base import Tracker
@@ -119,6 +120,7 @@ def replicate(
         return calls.replicate(
             given, os.fspath(replica), terms, wish, options, Monitor(progress, cancel), state=state
         )
+    refuse_plain(replica)
     if url.is_remote(os.fspath(replica)):
         from secondsite.engine.remote import pace
         from secondsite.engine.remote.sending import outbound

@@ -13,6 +13,7 @@ from secondsite.engine.images.base import Image
 from secondsite.engine.remote import reach, url
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.steady import SteadyPoint
+from secondsite.engine.store.key import refuse_plain
 from secondsite.engine.store.place import is_place
 from secondsite.engine.workers import looking
 
@@ -96,6 +97,7 @@ def open_steady(
         from secondsite.engine.store.log.steady import StoredPoint
 
         return StoredPoint(replica, at)
+    refuse_plain(replica)
     if url.is_remote(replica):
         return reach.far_point(replica, state, at, told)
     return SteadyPoint(Replica.open(replica), at)

@@ -12,6 +12,7 @@ from secondsite.engine.progress import Progress
 from secondsite.engine.remote import url
 from secondsite.engine.results import Verified
 from secondsite.engine.scan import Range
+from secondsite.engine.store import key
 
 if TYPE_CHECKING:
     from secondsite.engine.remote.far.point import FarPoint
@@ -25,6 +26,7 @@ def files_of(
 ) -> Iterator[tuple[str, Files]]:
     """How the replica's folder is called, and the Files to read it with while the context is open."""
     name = os.fspath(replica)
+    key.refuse_plain(name)
     if files is not None or not url.is_remote(name):
         yield name, files or LocalFiles()
         return
@@ -59,6 +61,7 @@ def verify(
     from secondsite.engine.remote.link import protocol
     from secondsite.engine.remote.sending.outbound import cancelling
 
+    key.refuse_plain(replica)
     told: Any = q.Told | q.Part | q.Proved
     remote = url.parse(replica)
     bad: list[Range] = []

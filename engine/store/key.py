@@ -11,11 +11,10 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from secondsite.engine import errors
-from secondsite.engine.store.credentials import read_private
 
 PASSPHRASE, FILE = "passphrase", "key file"
 KEY_BYTES = 32
@@ -37,13 +36,15 @@ class Secret:
 @dataclass(frozen=True, slots=True)
 class Key:
     """One of these, or none; then `ask` is called for a passphrase where one is needed, with whether it is a new one.
-    Files are to be readable by their owner alone: 32 bytes of `new_key_file`, or a passphrase in the first line.
+    Files are to be readable by their owner alone: 32 bytes of `new_key_file`, or a passphrase in the first line. With
+    `plain` a replica need not be encrypted.
     """
 
     file: str | os.PathLike[str] | None = None
     passphrase_file: str | os.PathLike[str] | None = None
     passphrase: str | None = field(default=None, repr=False)
     ask: Callable[[bool], str] | None = field(default=None, repr=False)
+    plain: bool = False
 
     @classmethod
     def of(cls, environment: Mapping[str, str], prefix: str = _PREFIX) -> Key:
@@ -71,6 +72,8 @@ class Key:
 
 
 def _read(place: Path) -> bytes:
+    from secondsite.engine.store.credentials import read_private
+
     found = read_private(place)
     if found is None:
         raise errors.Unreachable("there is no such file", path=str(place))
@@ -133,4 +136,13 @@ def current() -> Key:
     if used.given:
         return used
     found = Key.of(os.environ)
-    return Key(found.file, found.passphrase_file, found.passphrase, used.ask)
+    return replace(found, ask=used.ask, plain=used.plain)
+
+
+def refuse_plain(replica: str | os.PathLike[str]) -> None:
+    """Raises Refused for a replica that is not encrypted where a key was given: who can write there could have put it
+    in the place of one that is.
+    """
+    if (key := current()).given and not key.plain:
+        told = "is not encrypted, and a key was given: it is not the replica you mean"
+        raise errors.Refused(told, path=os.fspath(replica))

@@ -22,7 +22,7 @@ def unlocked(store: Retrying, *, encrypt: bool = False) -> Store:
     try:
         key, found = keys.current(), store.peek(IDENTITY, record.MAX_BYTES)
         if found is not None and not found.data.startswith(MAGIC):
-            _refuse_plain(store, key, encrypt)
+            _refuse_plain(store, encrypt)
             return store
         if found is not None:
             _check_version(found.data, store.path(IDENTITY))
@@ -32,11 +32,10 @@ def unlocked(store: Retrying, *, encrypt: bool = False) -> Store:
         raise
 
 
-def _refuse_plain(store: Store, key: Key, encrypt: bool) -> None:
+def _refuse_plain(store: Store, encrypt: bool) -> None:
     if encrypt:
         raise errors.Refused("is there and not encrypted; --encrypt makes a new replica", path=store.label)
-    if key.given:
-        raise errors.Refused("is not encrypted, and a key was given: it is not the replica you mean", path=store.label)
+    keys.refuse_plain(store.label)
 
 
 def _check_version(stored: bytes, path: str) -> None:
@@ -58,7 +57,7 @@ def _opened(store: Retrying, key: Key, encrypt: bool, *, there: bool) -> Store:
         if any(store.list()):
             raise errors.Refused("is not empty; --encrypt makes a new replica", path=store.label)
         return SealedStore(store, keyring.create(store, secret_of(key, store.label, new=True)))
-    if key.given:
+    if key.given and not key.plain:
         raise errors.Refused("holds no replica; with a key --encrypt makes one", path=store.label)
     return store
 

@@ -11,7 +11,7 @@ import click
 from secondsite import engine
 from secondsite.engine import errors
 from secondsite.orchestration import output
-from secondsite.orchestration.commands.options import image_options, json_option, state_option
+from secondsite.orchestration.commands.options import image_options, json_option, key_options, state_option
 
 
 @click.command(short_help="Show where a disk image holds data.")
@@ -19,6 +19,7 @@ from secondsite.orchestration.commands.options import image_options, json_option
 @image_options
 @state_option
 @json_option
+@key_options
 def command(
     image: str, as_json: bool, state: str | None, source_format: str | None, allow_parent_path: tuple[str, ...]
 ) -> int:

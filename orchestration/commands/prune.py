@@ -6,7 +6,7 @@ import click
 
 from secondsite import engine
 from secondsite.orchestration import output
-from secondsite.orchestration.commands.options import json_option, state_option
+from secondsite.orchestration.commands.options import json_option, key_options, state_option
 
 
 @click.command(short_help="Drop old recovery points.")
@@ -15,6 +15,7 @@ from secondsite.orchestration.commands.options import json_option, state_option
 @click.option("--drop", multiple=True, metavar="POINT", help="Drop this point; more than once for more.")
 @state_option
 @json_option
+@key_options
 def command(replica: str, keep: int | None, drop: tuple[str, ...], state: str | None, as_json: bool) -> None:
     """Drop recovery points of REPLICA; those that stay restore the same bytes.
 

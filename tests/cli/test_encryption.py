@@ -277,3 +277,51 @@ def test_nothing_of_the_disk_is_in_the_store(shell, place, disk, key, below):
         said = found.data + repr(found.metadata).encode()
         for text in (b"what nobody is to read", str(disk).encode(), b"epoch"):
             assert text not in said, entry.name
+
+
+def test_a_replica_in_a_folder(shell, alone, disk, key, tmp_path):
+    """It is a log then, with the same commands."""
+    place, with_key, first = tmp_path / "log", ("--key-file", key), disk.read_bytes()
+    assert shell.ok("replicate", disk, place, "--encrypt", *with_key).startswith("initial: point 1")
+    with disk.open("r+b") as file:
+        file.write(b"changed")
+    assert shell.json("replicate", disk, place, *with_key)["point"] == "2"
+    assert shell.ok("verify", place, *with_key).startswith("ok: point 2")
+    shell.ok("restore", place, tmp_path / "old.raw", "--at", "1", *with_key)
+    assert (tmp_path / "old.raw").read_bytes() == first
+    assert sum(one["length"] for one in shell.json("map", place, *with_key)["extents"]) == 20 * MIB
+    assert shell.ok("verify", place).startswith("intact: ")
+    assert shell("replicate", disk, place).status == shell("points", place).status == 3
+    texts = (b"what nobody is to read", str(disk).encode(), b"epoch")
+    for file in place.rglob("*"):
+        assert not file.is_file() or not any(text in file.read_bytes() for text in texts), file
+    segment = next((place / "segments").rglob("??????"))
+    data = bytearray(segment.read_bytes())
+    data[len(data) // 3] ^= 1
+    segment.write_bytes(data)
+    assert list(shell.json("verify", place, status=1)["damaged"]) == [segment.relative_to(place).as_posix()]
+    assert shell("verify", place, *with_key).status == 1
+
+
+def test_an_encrypted_one_goes_on_to_a_third_site(shell, alone, disk, key, tmp_path):
+    one, two, plain = tmp_path / "one", tmp_path / "two", tmp_path / "plain"
+    shell.ok("replicate", disk, one, "--encrypt", "--key-file", key)
+    shell.ok("replicate", one, two, "--encrypt", "--key-file", key)
+    shell.ok("restore", two, tmp_path / "out.raw", "--key-file", key)
+    assert (tmp_path / "out.raw").read_bytes() == disk.read_bytes()
+    shell.ok("replicate", disk, plain, "--history", "log")
+    shell.ok("replicate", plain, tmp_path / "three", "--encrypt", "--key-file", key)
+
+
+def test_a_plain_folder_does_not_take_the_place_of_an_encrypted_one(shell, alone, disk, key, tmp_path):
+    shell.ok("replicate", disk, tmp_path / "plain")
+    for command in (
+        ["replicate", disk, tmp_path / "plain"], ["points", tmp_path / "plain"], ["info", tmp_path / "plain"],
+        ["verify", tmp_path / "plain"], ["restore", tmp_path / "plain", tmp_path / "x.raw"],
+        ["serve", tmp_path / "plain", "--socket", tmp_path / "s"], ["replicate", disk, tmp_path / "new"],
+    ):  # fmt: skip
+        done = shell(*command, "--key-file", key)
+        assert done.status == 3 and "not encrypted, and a key was given" in done.complaint, done
+    assert not (tmp_path / "x.raw").exists() and not (tmp_path / "new").exists()
+    assert "holds something else" in shell("replicate", disk, tmp_path / "plain", "--encrypt", "--key-file", key).err
+    shell.ok("info", disk, "--key-file", key)
