@@ -35,7 +35,10 @@ def connect(remote: url.Remote, home: Home) -> Connection:
             if (other := tls.renewed(secure, pinned[pin])) is not None:
                 with suppress(errors.Error):  # only for who asks how long it holds
                     agents.keep(home.agents, remote.host, remote.port, other)
-            return Connection(secure, peer, client=True)
+            took = time.monotonic() - began
+            made = Connection(secure, peer, client=True)
+            made.handshake_seconds = took
+            return made
         except (tls.Cut, Closed) as error:
             if time.monotonic() - began > _SOON_SECONDS:  # nobody cut it: the network or the agent is lost
                 raise

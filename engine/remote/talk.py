@@ -12,7 +12,10 @@ from secondsite.engine.remote.link import protocol
 
 OPERATION = "replicate"
 EXPECT = "expect-seed"
+JOIN = "join"
 
+# Of one transfer, the one that it began on too.
+MAX_CONNECTIONS = 8
 # Pages of a block map that may be asked for at once.
 MAX_PAGES = 64
 TABLE_PIECE = 1024 * 1024
@@ -41,8 +44,10 @@ class Begin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     resync: bool = False
 
 
-class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The replica's newest generation (0: none) and what is spooled for the next one."""
+class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """The replica's newest generation (0: none) and what is spooled for the next one. Since version 3: `ticket` is what
+    further connections of the same host join this transfer with, until its end.
+    """
 
     replica_id: bytes
     block_size: int
@@ -53,6 +58,7 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     seal: str
     spool_bytes: int
     spool_frames: int
+    ticket: bytes = b""
 
 
 class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="ask"):
@@ -79,9 +85,27 @@ class Frames(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="frame
     """The body is frames of a delta, one after another."""
 
 
+class Join(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A further connection of a transfer to the replica `name`. Answered by Joined; then Frames come over it too, in no
+    order with those of the others, and nothing is said to them here.
+    """
+
+    name: str
+    ticket: bytes
+
+
+class Joined(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="joined"):
+    """It has joined; or, after Leave, all that it carried was taken."""
+
+
+class Leave(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="leave"):
+    """Nothing more comes over this connection, while the transfer goes on."""
+
+
 class Finish(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="finish", kw_only=True, omit_defaults=True):
-    """All was sent. `seal` is what the replica's block map must be then. Since version 2: `moment` is when the source's
-    bytes were these, where that is not now (R2.1).
+    """All was sent, and is there when `sent_bytes` of frames have come, over whatever connections. `seal` is what the
+    replica's block map must be then. Since version 2: `moment` is when the source's bytes were these, where that is not
+    now (R2.1).
     """
 
     seal: str
@@ -143,6 +167,7 @@ class Expect(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 FromSource = Ask | Frames | Finish
+FROM_JOINED: Any = Frames | Leave
 FromReplica = Spooled | Answered | Done | Looked | Examined
 
 

@@ -7,6 +7,7 @@ import random
 import select
 import socket
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,8 +18,11 @@ from secondsite.engine.files.memory import MemoryFiles
 from secondsite.engine.images.memory import MemoryImage
 from secondsite.engine.remote import talk
 from secondsite.engine.remote.agent.receiver import Receiver
+from secondsite.engine.remote.agent.stream import Streams
 from secondsite.engine.remote.link import protocol
+from secondsite.engine.remote.link.calls import Call
 from secondsite.engine.remote.link.connection import Connection
+from secondsite.engine.remote.sending.connections import Joining
 from secondsite.engine.remote.sending.mapcache import MapCache
 from secondsite.engine.remote.sending.sender import Sender, Sending
 from secondsite.engine.remote.sending.tally import Sent
@@ -91,32 +95,38 @@ class Pair:
     kept: dict[int, bytes] = field(default_factory=dict)
     root: str = "/replicas/disk"
     unexpected: list[BaseException] = field(default_factory=list)
+    streams: Streams = field(default_factory=Streams)
 
     def cycle(
         self, proxy: Proxy | None = None, sent: Sent | None = None, tracker: Tracker | None = None, *,
         codec: tuple[int, int] | None = None, workers: int = 2, epoch: int | None = None, source: str = "name:disk",
-        accept: bool = False, block: int = BLOCK, **more: Any,
+        accept: bool = False, block: int = BLOCK, joined: Sequence[Proxy] = (), **more: Any,
     ) -> Sending:  # fmt: skip
-        """One attempt over a new connection; what it raises is what the source's side sees. `more` goes into Begin."""
+        """One attempt over a new connection, which those over `joined` join; what it raises is what the source's side
+        sees. `more` goes into Begin.
+        """
         proxy = proxy or Proxy()
         origin = Source(self.image, source.partition(":")[2])
         begin = talk.Begin(
             name="disk", source=source, source_format="raw", size=0, block_size=block, epoch=epoch,
             accept_source=accept, **more,
         )  # fmt: skip
-        with ThreadPoolExecutor(1) as pool:
-            there = pool.submit(self.serve, proxy.far)
+        proxies, left = [proxy, *joined], list(joined)
+        further = Joining(lambda: Connection(left.pop().near, "replica", client=True, idle=10), 1 + len(joined))
+        with ThreadPoolExecutor(len(proxies)) as pool:
+            there = [pool.submit(self.serve, one.far) for one in proxies]
             try:
                 with Connection(proxy.near, "replica", client=True, idle=10) as connection:
                     sender = Sender(
                         origin, lambda state: tracker or ScanTracker(origin), begin, MapCache("/state", self.state),
-                        codec=codec, workers=workers, sent=sent,
+                        codec=codec, workers=workers, sent=sent, joining=further,
                     )  # fmt: skip
                     return sender.run(connection)
             finally:
-                proxy.near.close()
-                there.result(20)
-                proxy.far.close()
+                for one, served in zip(proxies, there, strict=True):
+                    one.near.close()
+                    served.result(20)
+                    one.far.close()
 
     def serve(self, sock: socket.socket) -> None:
         """The replica's end of one connection."""
@@ -124,12 +134,19 @@ class Pair:
             while (call := connection.accept()) is not None:
                 try:
                     with call:
-                        begin = protocol.decode(call.args, talk.Begin, call.peer)
-                        Receiver(self.root, self.files, history=self.history, workers=2).run(call, begin)
+                        self._answer(call)
                 except errors.Error:
                     pass
                 except BaseException as error:
                     self.unexpected.append(error)
+
+    def _answer(self, call: Call) -> None:
+        if call.operation == talk.JOIN:
+            join = protocol.decode(call.args, talk.Join, call.peer)
+            self.streams.find(join.ticket, "", join.name).serve(call)
+            return
+        begin = protocol.decode(call.args, talk.Begin, call.peer)
+        Receiver(self.root, self.files, history=self.history, workers=2, streams=self.streams).run(call, begin)
 
     def points(self) -> list[Point]:
         return Replica.open(self.root, self.files).points()

@@ -29,13 +29,18 @@ class Operation(msgspec.Struct, frozen=True):
 def _receive(work: Request, call: Call, begin: talk.Begin) -> object:
     made = Receiver(
         work.folder, work.files, stopping=work.stopping, counts=work.counts, keep=work.keep,
-        administering=lambda: work.require("administer"),
+        administering=lambda: work.require("administer"), peer=work.peer, streams=work.streams,
     )  # fmt: skip
     return made.run(call, begin)
 
 
+def _join(work: Request, call: Call, join: talk.Join) -> None:
+    work.streams.find(join.ticket, work.peer, join.name).serve(call)
+
+
 OPERATIONS = {
     talk.OPERATION: Operation(talk.Begin, "send", _receive),
+    talk.JOIN: Operation(talk.Join, "send", _join),
     talk.EXPECT: Operation(talk.Expect, "send", awaiting.expect),
     "hold": Operation(q.Hold, "read", reading.hold),
     "look": Operation(q.Look, "read", reading.look),

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ from secondsite.engine.progress import Monitor
 from secondsite.engine.remote import maps, talk
 from secondsite.engine.remote.agent import arrival, ground, resync, spool
 from secondsite.engine.remote.agent.meter import Counts
+from secondsite.engine.remote.agent.stream import Stream, Streams
 from secondsite.engine.remote.link import protocol
 from secondsite.engine.remote.link.calls import Call
 from secondsite.engine.remote.patience import patiently
@@ -51,17 +53,19 @@ class _Origin:
 class Receiver:
     """One replica in a folder that the caller has chosen and allowed; `run` serves one call. A cycle leaves the newest
     `keep` points, and fewer where the source asks for that and `administering` does not raise Refused; a higher epoch
-    takes that too.
+    takes that too. Further connections of `peer` may join by `streams`.
     """
 
     def __init__(
         self, root: str, files: Files, *, history: str = "auto", codec: str = "auto", workers: int = 1,
         clock: Callable[[], datetime.datetime] = replication.utc_now, stopping: Callable[[], bool] = lambda: False,
         counts: Counts | None = None, keep: int | None = None, administering: Callable[[], None] = lambda: None,
+        peer: str = "", streams: Streams | None = None,
     ) -> None:  # fmt: skip
         self.root, self.files, self.stopping, self.counts = root, files, stopping, counts or Counts()
         self.options = Options(fmt.parse_codec(codec), history, False, False, workers, clock)
         self.keep, self.administering, self._drops = keep, administering, False
+        self.peer, self.streams = peer, streams or Streams()
 
     def run(self, call: Call, begin: talk.Begin) -> Point | None:
         """Until the point is there (None where nothing had changed), or an error, which the caller passes on. Raises
@@ -167,58 +171,75 @@ class Receiver:
             first=old is None,
         )  # fmt: skip
         stack.callback(held.close)
-        return _Session(self, call, replica, below, held)
+        return _Session(self, call, begin.name, replica, below, held)
 
 
 class _Session:
     """After admission: answers, frames, and the end."""
 
     def __init__(
-        self, receiver: Receiver, call: Call, replica: Replica, below: ground.Ground, held: spool.Spool
+        self, receiver: Receiver, call: Call, name: str, replica: Replica, below: ground.Ground, held: spool.Spool
     ) -> None:
         self.options, self.prune, self.call, self.replica = receiver.options, receiver.prune, call, replica
         self.ground, self.held = below, held
+        self._opened = partial(receiver.streams.open, call, receiver.peer, name, self._take)
         self.stopping, self.counts, self._began = receiver.stopping, receiver.counts, time.monotonic()
         self._taken_up, self._looked = len(held.offsets), time.monotonic()
 
     def receive(self) -> talk.Finish:
-        """Until the source says that all is there."""
-        old, identity, call = self.ground.old, self.replica.identity, self.call
-        call.send(talk.State(
-            replica_id=identity.replica_id, block_size=identity.block_size, seed=identity.seed,
-            epoch=identity.epoch, generation=old.generation if old else 0,
-            virtual_bytes=old.virtual_bytes if old else 0, seal=self.ground.seal,
-            spool_bytes=self.held.taken, spool_frames=len(self.held.offsets),
-        ))  # fmt: skip
+        """Until the source says that all is there, and it is."""
         self._began = time.monotonic()
         self.counts.begun(self.held.taken)
         try:
-            while True:
-                message = self._heard()
-                said = talk.from_source(message.control, call.peer)
-                if isinstance(said, talk.Finish):
-                    self.held.flush()
-                    return said
-                if isinstance(said, talk.Ask):
-                    self._answer(said)
-                else:
-                    self.counts.add(len(message.body))
-                    self.held.append(message.body, call.peer)
+            with self._opened() as stream:
+                self._describe(stream)
+                said = self._frames(stream)
+            self.held.flush()
+            return said
         except BaseException:
             self._park()
             raise
         finally:
             self.counts.ended()
 
+    def _describe(self, stream: Stream) -> None:
+        old, identity, call = self.ground.old, self.replica.identity, self.call
+        call.send(talk.State(
+            replica_id=identity.replica_id, block_size=identity.block_size, seed=identity.seed,
+            epoch=identity.epoch, generation=old.generation if old else 0,
+            virtual_bytes=old.virtual_bytes if old else 0, seal=self.ground.seal,
+            spool_bytes=self.held.taken, spool_frames=len(self.held.offsets),
+            ticket=stream.ticket if call.connection.version >= 3 else b"",
+        ))  # fmt: skip
+
+    def _frames(self, stream: Stream) -> talk.Finish:
+        while True:
+            message = self._heard()
+            said = talk.from_source(message.control, self.call.peer)
+            if isinstance(said, talk.Finish):
+                stream.complete(said.sent_bytes, self._look)
+                return said
+            if isinstance(said, talk.Ask):
+                self._answer(said)
+            else:
+                stream.put(message.body, self.call.peer)
+
+    def _take(self, frames: bytes | bytearray | memoryview, peer: str) -> None:
+        self.counts.add(len(frames))
+        self.held.append(frames, peer)
+
     def _heard(self) -> protocol.Message:
         """The next message, unless a failover comes in between."""
         while True:
             there = self.call.wait(_LOOK_SECONDS)
-            if time.monotonic() - self._looked >= _LOOK_SECONDS:
-                self._looked = time.monotonic()
-                self._not_fenced()
+            self._look()
             if there:
                 return self.call.receive()
+
+    def _look(self) -> None:
+        if time.monotonic() - self._looked >= _LOOK_SECONDS:
+            self._looked = time.monotonic()
+            self._not_fenced()
 
     def _not_fenced(self) -> None:
         """Raises Busy where the epoch was raised since: whether its sender may go on, its next attempt is told."""

@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 
 from secondsite.engine.files.confined import ConfinedFiles
 from secondsite.engine.remote.agent.meter import Counts
+from secondsite.engine.remote.agent.stream import Streams
 from secondsite.engine.remote.trust.access import Action
 
 
 @dataclass(frozen=True)
 class Request:
     """The folder of its replica, who to ask whether to stop, and where to count. `require` raises Refused where the
-    peer may not do something more. `keep`: how many points a cycle leaves, by the agent's operator.
+    peer may not do something more. `keep`: how many points a cycle leaves, by the agent's operator. `peer` is the
+    pin of who asks, `streams` are all that come in at this agent.
     """
 
     name: str
@@ -22,6 +24,8 @@ class Request:
     counts: Counts = field(default_factory=Counts)
     require: Callable[[Action], None] = field(default=lambda action: None)
     keep: int | None = None
+    peer: str = ""
+    streams: Streams = field(default_factory=Streams)
 
     @property
     def files(self) -> ConfinedFiles:

@@ -20,6 +20,7 @@ from secondsite.engine.remote.agent.confined import Root
 from secondsite.engine.remote.agent.lobby import Lobby
 from secondsite.engine.remote.agent.meter import Meter
 from secondsite.engine.remote.agent.session import Session
+from secondsite.engine.remote.agent.stream import Streams
 from secondsite.engine.remote.home import Home
 from secondsite.engine.remote.link import tls
 from secondsite.engine.remote.link.connection import WINDOW, Connection
@@ -51,7 +52,7 @@ class Agent:
         self.root = Root(root)
         self.book = access.Reader(home.peers)
         self.book.now()  # one that cannot be read is told now, not to the first peer
-        self.lobby, self.meter = Lobby(), Meter()
+        self.lobby, self.meter, self.streams = Lobby(), Meter(), Streams(self._has_room)
         self._sessions: set[Session] = set()
         self._places: list[str] = []  # the pins of who has shown a key, from then to its end
         self._lock = threading.Lock()
@@ -129,7 +130,8 @@ class Agent:
         with ExitStack() as stack:
             connection, pin, name = self._meet(sock, peer, stack)
             if pin:
-                self._serve(Session(connection, pin, name, self.book.now, self.root, self.meter, self.keep))
+                made = Session(connection, pin, name, self.book.now, self.root, self.meter, self.keep, self.streams)
+                self._serve(made)
 
     def _meet(self, sock: socket.socket, peer: str, stack: ExitStack) -> tuple[Connection, str, str]:
         """Until it is known who is there, whose place then is on `stack`; a stranger's only request is answered."""
@@ -187,6 +189,11 @@ class Agent:
             if room:
                 with self._lock:
                     self._places.remove(pin)
+
+    def _has_room(self, pin: str) -> bool:
+        """For a connection that only makes a transfer faster: the other half is for who would not come in otherwise."""
+        with self._lock:
+            return len(self._places) <= MAX_CONNECTIONS // 2 and self._places.count(pin) <= MAX_OF_ONE // 2
 
     def _serve(self, session: Session) -> None:
         with self._lock:

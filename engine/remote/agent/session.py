@@ -13,6 +13,7 @@ from secondsite.engine.remote.agent import operations
 from secondsite.engine.remote.agent.confined import Root
 from secondsite.engine.remote.agent.meter import Meter
 from secondsite.engine.remote.agent.request import Request
+from secondsite.engine.remote.agent.stream import Streams
 from secondsite.engine.remote.link.calls import Call
 from secondsite.engine.remote.link.connection import Connection
 from secondsite.engine.remote.trust import access
@@ -39,10 +40,11 @@ class Session:
 
     def __init__(
         self, connection: Connection, pin: str, name: str, book: Callable[[], access.Book], root: Root, meter: Meter,
-        keep: int | None = None,
+        keep: int | None = None, streams: Streams | None = None,
     ) -> None:  # fmt: skip
         self.connection, self.pin, self.name = connection, pin, name
         self._book, self._root, self._meter, self._keep = book, root, meter, keep
+        self._streams = streams or Streams()
         self._running: dict[int, Running] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -94,6 +96,7 @@ class Session:
         work = Request(
             args.name, self._root.replica(args.name), self._stopping.is_set, counts,
             lambda action: access.require(self._book(), self.pin, action, args.name), self._keep,
+            self.pin, self._streams,
         )  # fmt: skip
         with self._lock:
             self._running[call.number] = Running(call, operation.action, args.name)

@@ -18,10 +18,10 @@ KEPT_BYTES = 20 * MIB
 
 
 class Buffers:
-    """For one thread."""
+    """For one thread; `kept` may be changed by another."""
 
     def __init__(self, kept: int = KEPT_BYTES) -> None:
-        self._kept, self._held = kept, 0
+        self.kept, self._held = kept, 0
         self._made: list[bytearray] = []
 
     def take(self, length: int) -> memoryview:
@@ -33,7 +33,7 @@ class Buffers:
                 return memoryview(self._made[at])[:length]
         self._trim(length)
         made = bytearray(-(-length // _ROUND) * _ROUND)
-        if self._held + len(made) <= self._kept:
+        if self._held + len(made) <= self.kept:
             self._made.append(made)
             self._held += len(made)
         return memoryview(made)[:length]

@@ -58,6 +58,7 @@ class Connection:
         self.peer, self.window = peer, window
         self._most, self._weight, self._weighing = most, 0, threading.Lock()
         self.limiter: Limiter | Throttle | None = None
+        self.handshake_seconds = 0.0  # what TLS took, for who connected
         self.failed: errors.Error | None = None
         self._wire = Wire(sock, peer, min(idle, HELLO_SECONDS))
         self._heartbeat = heartbeat
@@ -65,6 +66,7 @@ class Connection:
         self._urgent: deque[tuple[bytes, Any]] = deque()
         self._calls: dict[int, Call] = {}
         self._coming: deque[Call] = deque()
+        self._tied: list[Connection] = []
         self._numbers = itertools.count(1 if client else 2, 2)
         self._odd = client
         self._last_theirs = 0
@@ -178,6 +180,7 @@ class Connection:
                     self._wire.send(body)
             except errors.Error as error:
                 self.close(error)
+                self._check()  # why it was closed, where somebody did that meanwhile
                 raise
 
     def _flush_urgent(self) -> None:
@@ -259,11 +262,25 @@ class Connection:
             if self.failed is not None:
                 return
             self.failed = error or Closed("the connection was closed", path=self.peer)
-            calls = list(self._calls.values())
+            calls, tied = list(self._calls.values()), self._tied
             self._state.notify_all()
         self._wire.close()
         for call in calls:
             call._end(self.failed)
+        for other in tied:
+            other.close(error)
+
+    def tie(self, other: Connection) -> None:
+        """It ends with this one."""
+        with self._state:
+            self._tied = [one for one in self._tied if one.failed is None] + [other]
+            over = self.failed
+        if over is not None:
+            other.close(over)
+
+    def keep(self, count: int) -> None:
+        """Keep so much memory for what comes, where many connections have one window together."""
+        self._wire.keep(count)
 
     def drain(self, seconds: float) -> None:
         """Let what is said urgently, such as an error, go out; for so long at most."""

@@ -16,6 +16,10 @@ from secondsite.engine.remote.link import protocol, tls
 from secondsite.engine.remote.link.buffers import Buffers
 from secondsite.engine.remote.link.secure import PIECE, Secure
 
+# What the system takes ahead of what it can send: more would only wait there, behind it whatever is urgent, and in one
+# connection what another one could carry.
+UNSENT_BYTES = 512 * 1024
+
 
 class Closed(errors.Unreachable):
     """The connection is gone: by the peer, by the network, or by us."""
@@ -31,6 +35,8 @@ class Wire:
         sock.setblocking(False)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
         self.sock, self.peer, self.idle = sock, peer, idle
         self.sent = self.received = 0
         self.heard = time.monotonic()
@@ -126,6 +132,10 @@ class Wire:
         self.read_into(memoryview(control))
         self.read_into(body)
         return protocol.check_payload(header, bytes(control), body, self.peer)
+
+    def keep(self, count: int) -> None:
+        """Of the memory that is used again, so many bytes."""
+        self._buffers.kept = count
 
     def close(self) -> None:
         """At once, also for the thread that waits; may be called twice."""

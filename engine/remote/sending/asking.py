@@ -87,4 +87,5 @@ def result(found: Sending, size: int, began: float, asking: Asking, sent: Sent) 
         data, time.monotonic() - began, done.history, done.pruned, warnings, why,
         found.marked is None and not by_times, found.sampled, found.caught(), found.stall_seconds, found.application,
         found.kept_bytes, over, again, attempts, asking.origin.moment,
+        found.connections,
     )  # fmt: skip

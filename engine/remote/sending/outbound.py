@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from secondsite.engine import errors
 from secondsite.engine.admission import Terms
@@ -19,6 +20,7 @@ from secondsite.engine.remote.link.schedule import Throttle
 from secondsite.engine.remote.patience import patiently
 from secondsite.engine.remote.sending import chained, retry
 from secondsite.engine.remote.sending.asking import Asking, at_rest, result
+from secondsite.engine.remote.sending.connections import Joining
 from secondsite.engine.remote.sending.mapcache import MapCache
 from secondsite.engine.remote.sending.sender import Sender, Sending
 from secondsite.engine.remote.sending.tally import Sent
@@ -40,7 +42,8 @@ class Link:
     `RETRIES`, but none where there was no connection yet, and as many as it takes while the replica's disk is full.
     `delays` in seconds are before each, the last for ever. `pace` limits the bytes a second. `notify` is told in one
     line what went wrong and when it is tried again. `sent` counts what the attempts of one cycle sent, also where each
-    is a call of its own.
+    is a call of its own. One transfer goes over so many `connections`, 1 to 8; None is one, and up to 4 where that is
+    faster.
     """
 
     retries: int | None = None
@@ -48,11 +51,19 @@ class Link:
     pace: Throttle | None = None
     notify: Callable[[str], None] = lambda line: None
     sent: Sent = field(default_factory=Sent)
+    connections: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.connections is not None and not 1 <= self.connections <= talk.MAX_CONNECTIONS:
+            raise errors.Usage(f"a transfer has 1 to {talk.MAX_CONNECTIONS} connections, not {self.connections}")
 
     @classmethod
-    def of(cls, retries: int | None, delays: str | None, *, notify: Callable[[str], None]) -> Link:
+    def of(
+        cls, retries: int | None, delays: str | None, *, notify: Callable[[str], None], connections: int | None = None
+    ) -> Link:
         """With delays as a user writes them, `60,120`. Raises Usage."""
-        return cls(retries, retry.DELAYS if delays is None else retry.parse_delays(delays), notify=notify)
+        told = retry.DELAYS if delays is None else retry.parse_delays(delays)
+        return cls(retries, told, notify=notify, connections=connections)
 
 
 RETRIES = 5
@@ -80,11 +91,19 @@ def replicate(
             origin, asking.follow, begin, MapCache(str(home.maps), LocalFiles()), codec=options.codec,
             workers=options.workers, monitor=monitor, sent=link.sent, sample=options.distrust,
             trusted=asking.unchanged if options.trust_mtime else lambda state: False,
+            joining=Joining(partial(connected, remote, home, link), link.connections),
         )  # fmt: skip
         found = _Cycle(remote, home, sender, link, monitor.cancel).run()
         asking.remember(found)
         found.warnings.extend(expiry.at_source_soon(home, remote))
         return result(found, origin.image.size, began, asking, link.sent)
+
+
+def connected(remote: url.Remote, home: Home, link: Link) -> Connection:
+    """Another connection there; one bucket limits all of them together. Raises as `dial.connect`."""
+    connection = dial.connect(remote, home)
+    connection.limiter = link.pace
+    return connection
 
 
 class _Cycle:
@@ -116,9 +135,7 @@ class _Cycle:
         self.link.notify(f"{error}{waits}; tried again in {seconds:g} s")
 
     def _connect(self) -> Connection:
-        connection = dial.connect(self.remote, self.home)
-        connection.limiter = self.link.pace
-        return connection
+        return connected(self.remote, self.home, self.link)
 
     def _attempt(self) -> Sending:
         connection, self._first = self._first or self._connect(), None

@@ -11,9 +11,9 @@ from secondsite.engine.blockmap import BlockMap
 from secondsite.engine.delta.writer import FrameBuffer
 from secondsite.engine.remote import talk
 from secondsite.engine.remote.link import protocol
-from secondsite.engine.remote.link.calls import Call
 from secondsite.engine.remote.link.connection import WINDOW
 from secondsite.engine.remote.sending.compression import LADDER, Choice, Packed
+from secondsite.engine.remote.sending.connections import Connections
 from secondsite.engine.remote.sending.tally import Sent
 from secondsite.engine.units import MIB
 
@@ -26,9 +26,10 @@ class Outlet:
     """A scan's sink: frames go to the replica, hashes into the map that it will have."""
 
     def __init__(
-        self, call: Call, state: talk.State, held: BlockMap, codec: tuple[int, int] | None, sent: Sent, workers: int
-    ) -> None:
-        self.call, self.held, self.sent = call, held, sent
+        self, connections: Connections, state: talk.State, held: BlockMap, codec: tuple[int, int] | None, sent: Sent,
+        workers: int,
+    ) -> None:  # fmt: skip
+        self.connections, self.call, self.held, self.sent = connections, connections.call, held, sent
         self.tag = int.from_bytes(state.replica_id[:8], "little")
         self.codec, self.bytes = codec, 0
         self.position = self.durable = state.spool_bytes
@@ -65,20 +66,23 @@ class Outlet:
             if not isinstance(said, talk.Answered) or not self.durable <= said.durable <= self.position:
                 raise protocol.Garbled("an answer to nothing", path=self.call.peer)
             self.durable = self.sent.durable = said.durable
+            self.connections.durable(said.durable)
 
     def _send(self, frames: memoryview) -> float:
         """How long it took. Counted before it goes: with a cut in the midst of it, what went of it is lost."""
-        size = len(frames)
+        size, came = len(frames), time.perf_counter()
         self._hear(size)
         self.sent.add(size)
         self.bytes += size
         self.position += size
         began = time.perf_counter()
-        self.call.send(talk.Frames(), frames, checked=True)
-        return time.perf_counter() - began
+        self.connections.send(frames)
+        ended = time.perf_counter()
+        self.connections.waited(ended - came)
+        return ended - began
 
     def put(self, batch: Batch, worker: int) -> None:
-        """Pack outside the lock, send inside: frames of one call go one after the other."""
+        """Pack outside the lock, send inside."""
         buffer = self._pack(batch, worker)
         with self._lock:
             took = sum(self._send(buffer.data[start:end]) for start, end in _parts(buffer))

@@ -10,7 +10,7 @@ import random
 import time
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -24,6 +24,7 @@ from secondsite.engine.remote import talk
 from secondsite.engine.remote.link import protocol
 from secondsite.engine.remote.link.connection import Connection
 from secondsite.engine.remote.sending import plan
+from secondsite.engine.remote.sending.connections import Connections, Joining
 from secondsite.engine.remote.sending.mapcache import MapCache
 from secondsite.engine.remote.sending.tally import Sent
 from secondsite.engine.remote.sending.target import Called, Outflow, Target
@@ -35,7 +36,7 @@ from secondsite.engine.tracking import Marked
 @dataclass(frozen=True)
 class Sending:
     """How one cycle came out. `marked` is None where all was read, else `sampled` other blocks were looked at. What was
-    read is as old as `stamp`, which the source's files had at `moment_ns`.
+    read is as old as `stamp`, which the source's files had at `moment_ns`. It went over so many `connections`.
     """
 
     state: talk.State
@@ -51,6 +52,7 @@ class Sending:
     warnings: list[str] = field(default_factory=list)
     stamp: tuple[Stamp, ...] | None = None
     moment_ns: int = 0
+    connections: int = 1
 
     def caught(self) -> float | None:
         """As attempts.Outcome has it."""
@@ -187,13 +189,16 @@ class Transfer:
 
 
 class Sender(Transfer):
-    """To an agent's replica, over connections that the caller makes. `begin.size` is set by each attempt."""
+    """To an agent's replica, over a connection that the caller makes, and further ones by `joining`. `begin.size` is
+    set by each attempt.
+    """
 
     def __init__(
-        self, origin: Source, follow: Callable[[talk.State], Tracker], begin: talk.Begin, cache: MapCache, **more: Any
-    ) -> None:
+        self, origin: Source, follow: Callable[[talk.State], Tracker], begin: talk.Begin, cache: MapCache, *,
+        joining: Joining | None = None, **more: Any,
+    ) -> None:  # fmt: skip
         super().__init__(origin, follow, cache, resync=begin.resync, **more)
-        self.begin = begin
+        self.begin, self.joining = begin, joining
 
     def run(self, connection: Connection) -> Sending:
         """One attempt."""
@@ -204,10 +209,12 @@ class Sender(Transfer):
                 plan.looked(call, self.monitor, talk.Answered)
             state = protocol.decode(call.receive().control, talk.State, call.peer)
             plan.check(state, call.peer)
-            found = self.attempt(Called(call, state), size, began)
+            with Connections(call, state.ticket, self.begin.name, self.joining) as connections:
+                found = self.attempt(Called(connections, state), size, began)
             if self.resync:
                 found.warnings.extend(plan.examined(call, self.monitor))
-            return found
+            found.warnings.extend(connections.warnings)
+            return replace(found, connections=connections.used)
 
 
 def _ranges(drawn: array[int], state: talk.State) -> list[tuple[int, int]]:

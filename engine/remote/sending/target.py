@@ -10,8 +10,8 @@ from secondsite.engine.batch import Batch
 from secondsite.engine.blockmap import BlockMap
 from secondsite.engine.remote import talk
 from secondsite.engine.remote.link import protocol
-from secondsite.engine.remote.link.calls import Call
 from secondsite.engine.remote.sending import plan
+from secondsite.engine.remote.sending.connections import Connections
 from secondsite.engine.remote.sending.outlet import Outlet
 from secondsite.engine.remote.sending.tally import Sent
 
@@ -52,10 +52,11 @@ class Target(Protocol):
 
 
 class Called:
-    """An agent's end, over an open call in which it has said what it has."""
+    """An agent's end, over connections whose call it has answered with what it has."""
 
-    def __init__(self, call: Call, state: talk.State) -> None:
-        self.call, self.state, self.peer = call, state, call.peer
+    def __init__(self, connections: Connections, state: talk.State) -> None:
+        self.connections, self.state = connections, state
+        self.call, self.peer = connections.call, connections.call.peer
 
     def hashes(self, ask: talk.Ask) -> Iterator[bytes]:
         return plan.fetch(self.call, ask)
@@ -64,12 +65,13 @@ class Called:
         return plan.overlay(held, self.call, self.state, size)
 
     def outlet(self, held: BlockMap, codec: tuple[int, int] | None, sent: Sent, workers: int) -> Outlet:
-        return Outlet(self.call, self.state, held, codec, sent, workers)
+        return Outlet(self.connections, self.state, held, codec, sent, workers)
 
     def finish(
         self, sent_bytes: int, seal: str, tracker: str, tally: scan.Tally, moment: str | None
     ) -> talk.Done:
         call = self.call
+        self.connections.settle()
         call.send(talk.Finish(
             seal=seal, tracker=tracker, read_bytes=tally.read_bytes, changed_bytes=tally.changed_bytes,
             sent_bytes=sent_bytes, moment=moment if call.connection.version >= 2 else None,

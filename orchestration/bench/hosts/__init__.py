@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from secondsite.orchestration.bench.context import Bench, remove
-from secondsite.orchestration.bench.hosts import fleet, loopback, slow
+from secondsite.orchestration.bench.hosts import far, fleet, loopback, slow
 from secondsite.orchestration.bench.hosts.sites import site
 
 
@@ -21,6 +21,7 @@ def hosts(bench: Bench) -> None:
             loopback.against_rsync(bench, made)
             loopback.sent_bytes(bench, made)
         slow.slow_link(bench)
+        far.long_link(bench)
         fleet.memory(bench)
 
 

@@ -9,8 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,8 +99,13 @@ class Site:
 
 
 @contextmanager
-def site(bench: Bench, place: Place = LOOPBACK, *, replicas: int = 1) -> Iterator[Site]:
-    """An agent that runs and a sender that is paired, with so many names; all of it is removed at the end."""
+def site(
+    bench: Bench, place: Place = LOOPBACK, *, replicas: int = 1,
+    over: Callable[[int], AbstractContextManager[int]] = nullcontext,
+) -> Iterator[Site]:  # fmt: skip
+    """An agent that runs and a sender that is paired, with so many names; all of it is removed at the end. `over` is
+    given the agent's port, and gives the one to reach it by.
+    """
     folder = bench.folder / "site"
     made = Site(bench, folder, place, [f"vm{number}" for number in range(replicas)])
     try:
@@ -116,9 +121,10 @@ def site(bench: Bench, place: Place = LOOPBACK, *, replicas: int = 1) -> Iterato
             line = agent.stdout.readline()
             if not line:
                 raise errors.Unreachable("the agent does not serve", path=str(made.root))
-            made.agent, made.port = agent, int(json.loads(line)["address"].rpartition(":")[2])
-            made._pair()
-            yield made
+            made.agent = agent
+            with over(int(json.loads(line)["address"].rpartition(":")[2])) as made.port:
+                made._pair()
+                yield made
     finally:
         remove(folder)
 
