@@ -35,12 +35,14 @@ class Trouble:
 
 
 class HttpProxy:
-    """`plan` is asked for the trouble of each request (method, path). `bodies` counts the bytes that clients sent."""
+    """`plan` is asked for the trouble of each request (method, path). `bodies` counts the bytes that clients sent, and
+    `segments` those of them that were for a segment of a log.
+    """
 
     def __init__(self, port: int, plan: Callable[[str, str], Trouble | None]) -> None:
         self.target, self.plan = port, plan
         self.met: list[str] = []
-        self.bodies = self.requests = 0
+        self.bodies = self.segments = self.requests = 0
         self.lock = threading.Lock()
         self._late: list[threading.Thread] = []
         self._over = threading.Event()
@@ -57,10 +59,14 @@ class HttpProxy:
         self._thread = threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
 
-    def ask(self, method: str, path: str, body: int) -> Trouble | None:
+    def ask(self, method: str, path: str, body: int, *, whole: bool = True) -> Trouble | None:
+        """What a request meets, with so many bytes of body; one that is not `whole` is passed on by nobody."""
         with self.lock:
             self.requests += 1
             self.bodies += body
+            self.segments += body if "/segments/" in path else 0
+            if not whole:
+                return None
             found = self.plan(method, path)
             if found is not None:
                 self.met.append(found.kind)
@@ -102,7 +108,12 @@ class _Handler(BaseHTTPRequestHandler):
         return None
 
     def _handle(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        length = int(self.headers.get("Content-Length", 0))
+        body = self.rfile.read(length)
+        if len(body) < length:  # the client is gone
+            self.proxy.ask(self.command, self.path, len(body), whole=False)
+            self.close_connection = True
+            return
         headers = {key: value for key, value in self.headers.items() if key.lower() not in _HOPS}
         request = (self.command, self.path, headers, body)
         trouble = self.proxy.ask(self.command, self.path, len(body))

@@ -222,7 +222,7 @@ def test_a_history_over_a_bad_link_is_that_over_a_good_one(request, kind, seed):
         )
         store = Retrying(inner, limits=Limits(20, 120, 0.01, 0.05))
         for turn in range(30):
-            _step(store, model, chance, turn)
+            _step(store, model, chance, turn, proxy.settle)
         proxy.settle()
         print(f"seed {seed}: {proxy.requests} requests, met {proxy.met}")
         assert {entry.name: entry.size for entry in store.list()} == {n: len(d) for n, (d, _) in model.items()}
@@ -231,7 +231,7 @@ def test_a_history_over_a_bad_link_is_that_over_a_good_one(request, kind, seed):
             assert (found.data, found.etag) == (data, etag)
 
 
-def _step(store, model, chance, turn):
+def _step(store, model, chance, turn, settle):
     name = f"n{chance.randrange(6)}"
     data = b"%d " % turn + chance.randbytes(chance.choice([10, 1000, 50_000]))
     action = chance.choice(["put", "put", "replace", "replace", "get", "delete"])
@@ -245,8 +245,11 @@ def _step(store, model, chance, turn):
         model[name] = (data, store.replace(name, data, model[name][1]))
     elif action == "get" and name in model:
         assert store.get(name, 3, 500).data == model[name][0][3:503]
-    elif action == "delete" and name == "n0" and "n0" not in model:
-        store.delete(name)  # a late one would find a later object of that name
+    elif action == "delete":
+        # Of a name that is used once, as names are: a late deletion would find a later object, and a late put makes it.
+        store.put_if_absent(f"once{turn}", data)
+        settle()
+        store.delete(f"once{turn}")
 
 
 def test_the_gate_lets_in_so_many_and_learns_how_many():
