@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from secondsite.orchestration.estate.model import Estate, Host, Item, Machine
@@ -31,9 +31,12 @@ class Mapper:
             {row.source: row.target for row in found.storage},
         )  # fmt: skip
 
+    def pairs(self) -> Iterator[Pair]:
+        return Sides(self.index).pairs()
+
     def machine(self, name: str) -> tuple[Pair, Item, Machine] | None:
         """The pair that protects a machine."""
-        for pair in Sides(self.index).pairs():
+        for pair in self.pairs():
             for item, machine in pair.machines:
                 if machine.name == name:
                     return pair, item, machine

@@ -17,8 +17,8 @@ from secondsite.orchestration.vault import migrate
 _POSTGRESQL = ("postgresql://", "postgres://")
 # How long a writer of SQLite waits for another one.
 _BUSY_SECONDS = 30
-# One number for all orchestrators of a database: who changes its tables holds it.
-_MIGRATING = 0x5EC05173
+# One number for all orchestrators of a database: who changes its tables, or what is protected, holds it.
+_ALONE = 0x5EC05173
 
 
 class Database:
@@ -39,6 +39,14 @@ class Database:
             raise
         except sqlalchemy.exc.DatabaseError as error:
             raise errors.Damaged(f"is no vault: {_short(error)}", path=self.label) from None
+
+    @contextmanager
+    def alone(self) -> Iterator[Connection]:
+        """A transaction beside which nobody else has one of these: what it reads first is still so at its end."""
+        with self.begin() as connection:
+            if self.shared:  # SQLite has one writer at a time in any case
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ALONE})")
+            yield connection
 
     @property
     def shared(self) -> bool:
@@ -108,9 +116,7 @@ def _write_from_the_start(connection: Connection) -> None:
 
 def _migrated(database: Database, *, make: bool) -> Database:
     try:
-        with database.begin() as connection:
-            if database.shared:
-                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATING})")
+        with database.alone() as connection:
             now = migrate.version(connection)
             if now == 0 and not make:
                 raise errors.Refused("there is no vault; `secondsite vault init` makes one", path=database.label)

@@ -1,0 +1,239 @@
+"""What an estate changes in the vault: a plan that is a pure comparison, and its one transaction.
+
+The vault remembers the estate that was applied last, and the items that are protected. Where replicas lie is decided
+once, when an item is enabled; a later change of the mapping or the account is for those enabled afterwards (R1.6).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, insert, select, update
+
+from secondsite.engine import errors
+from secondsite.orchestration.estate.findings import Finding
+from secondsite.orchestration.estate.loading import Loaded, parse
+from secondsite.orchestration.estate.model import Estate, Protection
+from secondsite.orchestration.health.states import State
+from secondsite.orchestration.mapping.explain import Mapper
+from secondsite.orchestration.mapping.placement import Facts
+from secondsite.orchestration.scenarios.check import check
+from secondsite.orchestration.vault import locations, schema
+from secondsite.orchestration.vault.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """`what`: add, change or remove of a `kind` of table, by name; of items: enable, disable, add disk, remove disk."""
+
+    what: str
+    kind: str
+    name: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.kind} {self.name}{': ' + self.detail if self.detail else ''}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`findings` are the rules that are broken: with one, nothing is applied."""
+
+    changes: tuple[Change, ...]
+    findings: tuple[Finding, ...]
+    placed: Mapping[str, Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class Item:
+    """What the vault has of a protected machine; `disks` are replicas by path."""
+
+    id: str
+    machine: str
+    protection: str
+    state: State
+    disks: Mapping[str, str]
+
+
+def plan(loaded: Loaded, before: Estate | None, items: Iterable[Item]) -> Plan:
+    """What would change, and what forbids it. Nothing is asked or written."""
+    held = {item.machine: item for item in items}
+    findings = list(check(loaded.estate).findings)
+    findings += _moved(loaded.estate, before, held)
+    placed, problems = ({}, []) if findings else _place(loaded.estate, held)
+    changes = [*_tables(before, loaded.estate), *_items(loaded.estate, held, placed)]
+    return Plan(tuple(changes), tuple([*findings, *problems]), placed)
+
+
+def _moved(estate: Estate, before: Estate | None, held: Mapping[str, Item]) -> Iterator[Finding]:
+    """R1.5: what a pair leads from and to stays, as long as something is protected by it."""
+    olds = {one.name: one for one in before.protection} if before else {}
+    used = {item.protection for item in held.values()}
+    for place, now in enumerate(estate.protection):
+        old = olds.get(now.name)
+        if old is None or now.name not in used:
+            continue
+        for key in ("scenario", "source", "target"):
+            if getattr(old, key) != getattr(now, key):
+                message = f"{key} of {now.name!r} was {getattr(old, key)!r}, and machines are protected by it"
+                yield Finding("R1.5", ("protection", place, key), message, "remove the items, apply, then change it")
+    yield from _other_pair(estate, held)
+
+
+def _other_pair(estate: Estate, held: Mapping[str, Item]) -> Iterator[Finding]:
+    """R1.5, for a single machine."""
+    for place, one in enumerate(estate.item):
+        item = held.get(one.machine)
+        if item is not None and item.protection != one.protection:
+            message = f"machine {one.machine!r} is protected by {item.protection!r}"
+            yield Finding("R1.5", ("item", place, "protection"), message, "remove the item, apply, then add it again")
+
+
+def _place(estate: Estate, held: Mapping[str, Item]) -> tuple[dict[str, dict[str, str]], list[Finding]]:
+    """Where the disks of each machine go: where they are, or where the mapping says."""
+    mapper = Mapper.of(estate)
+    hosts = {host.name: host for host in estate.host}
+    found: dict[str, dict[str, str]] = {}
+    problems = []
+    for pair in mapper.pairs():
+        for item, machine in pair.machines:
+            placement = mapper.place(pair, item, machine, Facts())
+            known = held[machine.name].disks if machine.name in held else {}
+            found[machine.name] = locations.replicas(pair, machine, placement, hosts, known)
+            for problem in placement.all_problems:
+                rule, _, words = problem.partition(": ")
+                where = mapper.index.place(item)
+                problems.append(Finding(rule, where, f"machine {machine.name!r}: {words}"))
+    return found, problems
+
+
+def _tables(before: Estate | None, now: Estate) -> Iterator[Change]:
+    """Tables by kind and name. Of items `_items` tells."""
+    for kind in Estate.__struct_fields__:
+        new = getattr(now, kind)
+        old = getattr(before, kind) if before else type(new)() if isinstance(new, tuple) else None
+        if kind == "item":
+            continue
+        if isinstance(new, tuple):
+            yield from _rows(kind, {one.name: one for one in old or ()}, {one.name: one for one in new})
+        elif old is None:
+            yield Change("add", kind, getattr(new, "name", ""))
+        elif old != new:
+            yield Change("change", kind, getattr(new, "name", ""), _differs(old, new))
+
+
+def _rows(kind: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
+    for name, row in new.items():
+        if name not in old:
+            yield Change("add", kind, name)
+        elif old[name] != row:
+            yield Change("change", kind, name, _differs(old[name], row))
+    for name in old:
+        if name not in new:
+            yield Change("remove", kind, name)
+
+
+def _differs(old: Any, new: Any) -> str:
+    """Keys, with their values where those are short."""
+    parts = []
+    for key in type(new).__struct_fields__:
+        one, two = getattr(old, key), getattr(new, key)
+        if one != two:
+            plain = all(isinstance(value, str | int | None) for value in (one, two))
+            parts.append(f"{key} {one!r} to {two!r}" if plain else key)
+    return ", ".join(parts)
+
+
+def _items(
+    estate: Estate, held: Mapping[str, Item], placed: Mapping[str, Mapping[str, str]]
+) -> Iterator[Change]:
+    pairs: dict[str, Protection] = {one.name: one for one in estate.protection}
+    policies = {one.name: one for one in estate.policy}
+    wanted = {one.machine for one in estate.item}
+    for one in estate.item:
+        disks = placed.get(one.machine, {})
+        item = held.get(one.machine)
+        if item is None:
+            yield Change("enable", "item", one.machine, f"{len(disks)} disks by {one.protection}")
+            continue
+        for path in disks.keys() - item.disks.keys():
+            yield Change("add disk", "item", one.machine, path)
+        for path in item.disks.keys() - disks.keys() if placed else ():
+            yield Change("remove disk", "item", one.machine, path)
+    for machine, item in held.items():
+        if machine not in wanted:
+            pair = pairs.get(item.protection)
+            policy = policies.get(pair.policy) if pair else None
+            what = "the replica is deleted" if policy and policy.delete_replica else "the replica stays"
+            yield Change("disable", "item", machine, f"{what} (R1.10)")
+
+
+def last_estate(connection: Connection) -> Estate | None:
+    """The estate that was applied last."""
+    table = schema.revision
+    found = connection.execute(select(table.c.estate).order_by(table.c.id.desc()).limit(1)).scalar()
+    return parse(found.encode(), "the vault's estate").estate if found is not None else None
+
+
+def items(connection: Connection) -> list[Item]:
+    disks: dict[str, dict[str, str]] = {}
+    for row in connection.execute(select(schema.disk.c.item, schema.disk.c.path, schema.disk.c.replica)):
+        disks.setdefault(row.item, {})[row.path] = row.replica
+    table = schema.item
+    rows = connection.execute(select(table.c.id, table.c.machine, table.c.protection, table.c.state))
+    return [Item(row.id, row.machine, row.protection, State(row.state), disks.get(row.id, {})) for row in rows]
+
+
+def apply(database: Database, loaded: Loaded, text: str, who: str, now: float) -> Plan:
+    """Make the vault say what the estate says, all of it or nothing. A plan without changes writes nothing. Raises
+    Refused where a rule is broken.
+    """
+    with database.alone() as connection:
+        made = plan(loaded, last_estate(connection), held := items(connection))
+        if made.findings:
+            first = made.findings[0]
+            more = f" (and {len(made.findings) - 1} more)" if len(made.findings) > 1 else ""
+            raise errors.Refused(first.line(loaded.line(first.where)) + more, path=loaded.path)
+        if made.changes:
+            _write(connection, loaded.estate, text, who, now)
+            _write_items(connection, loaded.estate, {one.machine: one for one in held}, made, now)
+    return made
+
+
+def _write(connection: Connection, estate: Estate, text: str, who: str, now: float) -> None:
+    said = msgspec.structs.asdict(estate.vault)
+    if connection.execute(update(schema.vault).values(said).where(schema.vault.c.id == 1)).rowcount == 0:
+        connection.execute(insert(schema.vault).values(id=1, created=now, **said))
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    connection.execute(insert(schema.revision).values(at=now, who=who, digest=digest, estate=text))
+
+
+def _write_items(
+    connection: Connection, estate: Estate, held: Mapping[str, Item], made: Plan, now: float
+) -> None:
+    """Items that go are marked; who runs cycles ends them, and deletes replicas where the policy says so."""
+    for one in estate.item:
+        item = held.get(one.machine)
+        number = item.id if item else uuid.uuid4().hex
+        if item is None:
+            state = State.READY_FOR_INITIAL_REPLICATION
+            connection.execute(insert(schema.item).values(
+                id=number, machine=one.machine, protection=one.protection, state=int(state), enabled=now, due=now,
+                statistics={},
+            ))  # fmt: skip
+        known = item.disks if item else {}
+        for path, replica in made.placed.get(one.machine, {}).items():
+            if path not in known:
+                connection.execute(insert(schema.disk).values(item=number, path=path, replica=replica))
+        for path in known.keys() - made.placed.get(one.machine, {}).keys():
+            gone = schema.disk.delete().where(schema.disk.c.item == number, schema.disk.c.path == path)
+            connection.execute(gone)
+    for machine, item in held.items():
+        if machine not in {one.machine for one in estate.item}:
+            ending = update(schema.item).where(schema.item.c.id == item.id)
+            connection.execute(ending.values(doing="disable", due=now))
