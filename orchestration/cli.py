@@ -40,6 +40,9 @@ COMMANDS = {
     "pair": "Pair with another host's agent.",
     "peers": "List who is paired with this host's agent, or revoke one.",
     "scenarios": "Show what each scenario has and asks for; hold an estate to it.",
+    "plan": "Show what an estate file would change, and every rule that it breaks.",
+    "apply": "Make the vault say what an estate file says.",
+    "vault": "The database of what is protected: make it, register with it, look at its log.",
     "mapping": "Say where a machine goes at a failover, and why.",
     "bench": "Measure what this machine can do.",
 }

@@ -29,6 +29,7 @@ class Loaded:
 
     estate: Estate
     path: str
+    text: str
     lines: dict[Where, int]
 
     def line(self, where: Where) -> int | None:
@@ -59,7 +60,7 @@ def parse(data: bytes, name: str = "estate.toml") -> Loaded:
         raise errors.Usage(f"{name}: is no TOML: nested too deep") from None
     found = lines.positions(text)
     try:
-        return Loaded(msgspec.convert(said, Estate), name, found)
+        return Loaded(msgspec.convert(said, Estate), name, text, found)
     except msgspec.ValidationError as error:
         raise errors.Usage(f"{name}: {_explain(str(error), found)}") from None
 

@@ -37,7 +37,8 @@ class Change:
     detail: str = ""
 
     def __str__(self) -> str:
-        return f"{self.what} {self.kind} {self.name}{': ' + self.detail if self.detail else ''}"
+        name = f" {self.name}" if self.name else ""
+        return f"{self.what} {self.kind}{name}{': ' + self.detail if self.detail else ''}"
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def _items(
         disks = placed.get(one.machine, {})
         item = held.get(one.machine)
         if item is None:
-            yield Change("enable", "item", one.machine, f"{len(disks)} disks by {one.protection}")
+            yield Change("enable", "item", one.machine, f"by {one.protection}")
             continue
         for path in disks.keys() - item.disks.keys():
             yield Change("add disk", "item", one.machine, path)
@@ -189,7 +190,7 @@ def items(connection: Connection) -> list[Item]:
     return [Item(row.id, row.machine, row.protection, State(row.state), disks.get(row.id, {})) for row in rows]
 
 
-def apply(database: Database, loaded: Loaded, text: str, who: str, now: float) -> Plan:
+def apply(database: Database, loaded: Loaded, who: str, now: float) -> Plan:
     """Make the vault say what the estate says, all of it or nothing. A plan without changes writes nothing. Raises
     Refused where a rule is broken.
     """
@@ -200,17 +201,17 @@ def apply(database: Database, loaded: Loaded, text: str, who: str, now: float) -
             more = f" (and {len(made.findings) - 1} more)" if len(made.findings) > 1 else ""
             raise errors.Refused(first.line(loaded.line(first.where)) + more, path=loaded.path)
         if made.changes:
-            _write(connection, loaded.estate, text, who, now)
+            _write(connection, loaded, who, now)
             _write_items(connection, loaded.estate, {one.machine: one for one in held}, made, now)
     return made
 
 
-def _write(connection: Connection, estate: Estate, text: str, who: str, now: float) -> None:
-    said = msgspec.structs.asdict(estate.vault)
+def _write(connection: Connection, loaded: Loaded, who: str, now: float) -> None:
+    said = msgspec.structs.asdict(loaded.estate.vault)
     if connection.execute(update(schema.vault).values(said).where(schema.vault.c.id == 1)).rowcount == 0:
         connection.execute(insert(schema.vault).values(id=1, created=now, **said))
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    connection.execute(insert(schema.revision).values(at=now, who=who, digest=digest, estate=text))
+    digest = hashlib.sha256(loaded.text.encode()).hexdigest()
+    connection.execute(insert(schema.revision).values(at=now, who=who, digest=digest, estate=loaded.text))
 
 
 def _write_items(
