@@ -61,11 +61,13 @@ if TYPE_CHECKING:
         Restored,
         SeedExported,
         SeedImported,
+        StoreChecked,
         Verified,
     )
     from secondsite.engine.seedexport import export_seed
     from secondsite.engine.seedimport import import_seed
     from secondsite.engine.serving import Serving, serve
+    from secondsite.engine.store.checking import check_store
     from secondsite.engine.store.key import Key, new_key_file, using_key
     from secondsite.engine.store.keycalls import add_key, remove_key, replica_keys
     from secondsite.engine.tracked.service import Tracking, track
@@ -118,7 +120,9 @@ _HOME = {
     "Converted": "results",
     "Finding": "results",
     "MapExtent": "results",
+    "StoreChecked": "results",
     "check_image": "inspection",
+    "check_store": "store.checking",
     "convert": "conversion",
     "create_vhdx": "images.vhdx.create",
     "image_map": "inspection",
@@ -146,12 +150,12 @@ _HOME = {
 __all__ = [
     "Adopted", "AgentAt", "Converted", "Error", "Extent", "Finding", "Followed", "HostIdentity", "Image", "ImageInfo",
     "Key", "KeyInfo", "Link", "MapExtent", "Materialized", "PairedHost", "PointInfo", "Progress", "Qemu", "RawImage",
-    "ReplicaInfo", "Replicated", "Restored", "SeedExported", "SeedImported", "Serving", "Status", "Tracking",
-    "Verified", "add_key", "adopt", "agent", "cancel_resync", "check_image", "convert", "create_vhdx", "export_hrl",
-    "export_seed", "host_identity", "image_map", "import_seed", "info", "init_identity", "materialize",
-    "new_key_file", "open_image", "open_point", "pair", "peers", "points", "prune", "raise_epoch", "registration_key",
-    "remove_key", "renew_identity", "replica_keys", "replicate", "replicate_logs", "restore", "revoke", "serve",
-    "standby", "track", "tracking_status", "using_key", "verify", "watch",
+    "ReplicaInfo", "Replicated", "Restored", "SeedExported", "SeedImported", "Serving", "Status", "StoreChecked",
+    "Tracking", "Verified", "add_key", "adopt", "agent", "cancel_resync", "check_image", "check_store", "convert",
+    "create_vhdx", "export_hrl", "export_seed", "host_identity", "image_map", "import_seed", "info", "init_identity",
+    "materialize", "new_key_file", "open_image", "open_point", "pair", "peers", "points", "prune", "raise_epoch",
+    "registration_key", "remove_key", "renew_identity", "replica_keys", "replicate", "replicate_logs", "restore",
+    "revoke", "serve", "standby", "track", "tracking_status", "using_key", "verify", "watch",
 ]  # fmt: skip
 
 

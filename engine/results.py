@@ -129,6 +129,30 @@ class MapExtent:
 
 
 @dataclass(frozen=True, slots=True)
+class StoreChecked:
+    """What a store is and lets us do. `sku`, `kind`, `redundancy`, `page_blobs` (can disks lie there?) and
+    `block_blobs` (replicas?) are of an Azure account, None where it does not say; `clock` is how many seconds this
+    host's is ahead.
+    `may` has what was tried: list, write, read, delete. `limits` are those that we hold to, in bytes but for `blocks`.
+    `problems` are in the way of a replica; `notes` are not.
+    """
+
+    ok: bool
+    store: str
+    may: dict[str, bool]
+    problems: list[str]
+    notes: list[str]
+    sku: str | None = None
+    kind: str | None = None
+    redundancy: str | None = None
+    page_blobs: bool | None = None
+    block_blobs: bool | None = None
+    clock: float | None = None
+    limits: dict[str, int] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """What `check` found: `damaged` where reading will be refused, otherwise a remark."""
 

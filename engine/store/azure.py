@@ -11,6 +11,7 @@ import base64
 import hashlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from azure.core.exceptions import HttpResponseError
 from azure.storage.blob import BlobBlock, BlobClient, BlobLeaseClient, ContainerClient
 
 from secondsite.engine.store import azurefail
+from secondsite.engine.store.account import Account
 from secondsite.engine.store.base import (
     MAX_FENCE,
     Absent,
@@ -37,8 +39,9 @@ from secondsite.engine.store.base import (
 from secondsite.engine.units import MIB
 
 API_VERSION = "2026-06-06"
-# The documented limits of a block blob; the emulator does not enforce the first.
+# The documented limits of a block blob, of which the emulator enforces none: blocks, bytes of one and of one request.
 MAX_BLOCKS = 50_000
+MAX_BLOCK_BYTES, MAX_PUT_BYTES = 4000 * MIB, 5000 * MIB
 # What is put in one request, a segment of a log above all; a fault costs at most this that is sent twice, or a block of
 # what is larger. In blocks of 4 MiB and a list of them 8 MiB took three requests and 8 ms of processor time, so 3 ms.
 PUT_BYTES = 16 * MIB
@@ -103,6 +106,8 @@ class AzureStore(Store):
             self._staged.pop(name, None)
 
     def _stage(self, blob: BlobClient, name: str, number: int, part: memoryview) -> BlobBlock:
+        if len(part) > MAX_BLOCK_BYTES:
+            raise Rejected(f"a block has at most {MAX_BLOCK_BYTES} bytes", path=self.path(name))
         digest = hashlib.md5(part, usedforsecurity=False).digest()
         called = base64.b64encode(number.to_bytes(4, "big") + digest).decode()
         with self._lock:
@@ -116,6 +121,8 @@ class AzureStore(Store):
     def _upload(
         self, name: str, data: bytes | memoryview, metadata: dict[str, str], *, exists: bool = False, **how: Any
     ) -> str:
+        if len(data) > MAX_PUT_BYTES:
+            raise Rejected(f"a request has at most {MAX_PUT_BYTES} bytes", path=self.path(name))
         digest = hashlib.md5(data, usedforsecurity=False).digest()
         with azurefail.told(self.path(name), exists=exists):
             blob = self.blob(name)
@@ -184,6 +191,13 @@ class AzureStore(Store):
                 raise
             made.seize()
         return made
+
+    def account(self) -> tuple[Account, float]:
+        """What the account is, and how many seconds this host's clock is ahead of the service's. Raises Denied."""
+        with azurefail.told(self.label):
+            said: dict[str, Any] = dict(self.client.get_account_information())
+        found = Account(str(said["sku_name"]), str(said["account_kind"]), said.get("is_hns_enabled"))
+        return found, time.time() - said["date"].timestamp()
 
     def close(self) -> None:
         self.client.close()

@@ -168,9 +168,11 @@ def new_holder() -> str:
 
 
 def check_name(name: str) -> str:
-    """Names are ASCII words between slashes; nothing that a URL would read as something else. Raises Usage."""
+    """Names are ASCII words between slashes, none with a dot at its end; nothing that a URL would read as something
+    else. Raises Usage.
+    """
     words = name.split("/")
-    plain = all(word and word.strip(".") and word.replace(".", "").replace("-", "").replace("_", "").isalnum()
+    plain = all(word and word[-1] != "." and word.replace(".", "").replace("-", "").replace("_", "").isalnum()
                 for word in words)  # fmt: skip
     if not plain or not name.isascii() or len(name) > 512:
         raise errors.Usage(f"{name!r} is no name of an object")

@@ -192,6 +192,8 @@ class PageBlob:
         self._call(lambda again: self._upload(offset, data, **self._mine()))
 
     def _upload(self, offset: int, data: bytes, **how: Any) -> Any:
+        if len(data) > MAX_PUT or offset % SECTOR or len(data) % SECTOR:
+            raise Rejected(f"pages are whole sectors of {SECTOR} bytes, at most {MAX_PUT} at once", path=self.path)
         digest = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
         return self.blob.upload_page(data, offset, len(data), headers={"Content-MD5": digest}, **how)
 
