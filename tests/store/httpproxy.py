@@ -15,7 +15,9 @@ import http.client
 import random
 import socket
 import struct
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,6 +44,7 @@ class HttpProxy:
     def __init__(self, port: int, plan: Callable[[str, str], Trouble | None]) -> None:
         self.target, self.plan = port, plan
         self.met: list[str] = []
+        self.passing = 0
         self.bodies = self.segments = self.requests = 0
         self.lock = threading.Lock()
         self._late: list[threading.Thread] = []
@@ -53,7 +56,7 @@ class HttpProxy:
                 self.proxy = proxy
                 super().setup()
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = _Server(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
         self.port = self.server.server_address[1]
         self._thread = threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True)
@@ -73,9 +76,15 @@ class HttpProxy:
             return found
 
     def pass_on(self, method: str, path: str, headers: dict[str, str], body: bytes) -> http.client.HTTPResponse:
-        connection = http.client.HTTPConnection("127.0.0.1", self.target, timeout=30)
-        connection.request(method, path, body=body, headers=headers)
-        return connection.getresponse()
+        with self.lock:
+            self.passing += 1
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", self.target, timeout=30)
+            connection.request(method, path, body=body, headers=headers)
+            return connection.getresponse()
+        finally:
+            with self.lock:
+                self.passing -= 1
 
     def pass_on_late(self, seconds: float, *request: object) -> None:
         def run() -> None:
@@ -86,9 +95,11 @@ class HttpProxy:
         self._late[-1].start()
 
     def settle(self) -> None:
-        """Wait until all that is late has arrived."""
+        """Wait until all that is late, or was on its way when its client was killed, has arrived."""
         for thread in self._late:
             thread.join(30)
+        while self.passing:
+            time.sleep(0.01)
 
     def wait(self, seconds: float) -> None:
         self._over.wait(seconds)
@@ -98,6 +109,13 @@ class HttpProxy:
         self.server.shutdown()
         self.server.server_close()
         self.settle()
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, address: object) -> None:
+        """Of a client that is gone nothing is said."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, address)  # type: ignore[arg-type]
 
 
 class _Handler(BaseHTTPRequestHandler):
