@@ -62,6 +62,20 @@ def test_a_read_outlives_a_restart_of_the_agent_that_drops_points(tmp_path: Path
             assert read == [before] and len(told) == 2
 
 
+def test_a_link_that_breaks_again_and_again_costs_no_read(
+    there: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pauses grow while there is no link, and not from one link to the next."""
+    monkeypatch.setattr(farpoint, "PAUSES", (0.05, 50.0))
+    monkeypatch.setattr(farpoint, "PATIENCE_SECONDS", 5.0)
+    state, source = there.host("weak", "weak", allow="read"), replica_of(there, "weak", tmp_path)
+    with farpoint.FarPoint(url.parse(there.url("weak")), Home.of(state)) as point:
+        for _ in range(4):
+            assert point._connection is not None
+            point._connection.close()
+            assert point.read_bytes(0, 2 * MIB) == source.read_bytes()
+
+
 def test_a_point_that_is_gone_is_told_once_and_fails_reads(
     there: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

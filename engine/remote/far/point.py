@@ -18,7 +18,7 @@ from secondsite.engine.remote.link.connection import Connection
 
 T = TypeVar("T")
 
-# Between tries to connect again; the last one from then on. It is less than the agent's grace (replica/lease.py).
+# Between tries to connect again, from the first of them on whenever there was a link; the last one from then on. It is less than the agent's grace (replica/lease.py).
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 # A link that stood for so long was a good one: the next try comes at once.
 _STOOD_SECONDS = 10.0
@@ -108,7 +108,8 @@ class FarPoint(FarImage):
                 return
             if self._channel is None:
                 tries += 1
-                self._again()
+                if self._again():
+                    tries = 1  # a link that breaks soon again: no longer pause, a read may be waiting
                 stood = time.monotonic()
 
     def _lost(self, channel: Channel) -> None:
@@ -119,19 +120,20 @@ class FarPoint(FarImage):
         if connection is not None:
             connection.join()
 
-    def _again(self) -> None:
-        """One try; what trying again mends is not told of."""
+    def _again(self) -> bool:
+        """One try; is there a link now? What trying again mends is not told of."""
         try:
             self._open(str(self._stands().generation))
         except errors.Error as error:
             if error.retryable or self._closed.is_set():
-                return
+                return False
             with self._changed:
                 self._gone = error
                 self._changed.notify_all()
             self._told(f"{self.path}: it is gone, and each read fails from now on: {error}")
-        else:
-            self._told(f"{self.path}: the link is back")
+            return False
+        self._told(f"{self.path}: the link is back")
+        return True
 
     # -- reads ---------------------------------------------------------------------------------------------------
 
