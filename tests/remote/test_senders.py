@@ -77,30 +77,36 @@ def test_a_second_sender_is_busy_and_waits_if_it_is_told_to(there: Site, tmp_pat
     assert out.read_bytes() == ours.read_bytes()
 
 
-@pytest.mark.parametrize("far", [False, True])
+@pytest.mark.parametrize(("far", "given"), [(False, ("--epoch", "1")), (True, ())])
 def test_after_a_failover_the_old_source_is_fenced_off_also_in_the_midst_of_a_transfer(
-    there: Site, tmp_path: Path, far: bool
+    there: Site, tmp_path: Path, far: bool, given: tuple[str, ...]
 ) -> None:
-    """What it had spooled is of the old epoch, and nothing of it comes into the new one's points."""
+    """What it had spooled is of the old epoch, and nothing of it comes into the new one's points. Without --epoch it
+    goes by the one that it last met (D9).
+    """
     old, new = there.host("old"), there.host("new", "disk", allow="send,read,administer")
     ours, theirs = image(tmp_path, "ours", 1), image(tmp_path, "theirs", 2)
-    engine.replicate(ours, there.url(), state=old, source_id="vm", epoch=1)
+    engine.replicate(ours, there.url(), state=old, source_id="vm", epoch=1 if given else None)
     image(tmp_path, "ours", 3)
-    sender, calendar = held_up(ours, there, old, "--epoch", "1", "--retries", "9", "--retry-delays", "0.2")
+    refused = "is at epoch 2, this source at 1" if given else "is at epoch 2, and this source last met it at 1"
+    sender, calendar = held_up(ours, there, old, *given, "--retries", "9", "--retry-delays", "0.2")
     assert engine.raise_epoch(there.url() if far else there.root / "disk", 2, state=new) == 2
     assert soon(lambda: there.agent.meter.of("disk").running == 0, 10)  # although its sender only waits
     calendar.write_text("none\n")
     said, why = sender.communicate(timeout=60)
-    assert sender.returncode == errors.REFUSED and "is at epoch 2, this source at 1" in why, (said, why)
+    assert sender.returncode == errors.REFUSED and refused in why, (said, why)
     assert "delta: point 2" in run(
         "replicate", theirs, there.url(), "--state", new, "--source-id", "vm", "--epoch", "2"
     )
     assert head(there) == theirs.read_bytes()
-    again = send(ours, there, old, "--epoch", "1", "--retries", "9", "--retry-delays", "0.2")
+    again = send(ours, there, old, *given, "--retries", "9", "--retry-delays", "0.2")
     _, why = again.communicate(timeout=60)
     assert again.returncode == errors.REFUSED and "tried again" not in why  # R6.3
     assert [point.generation for point in engine.points(there.root / "disk")] == [1, 2]
     assert engine.verify(there.root / "disk").ok and head(there) == theirs.read_bytes()
+    for epoch in (2, None):  # once told, it is one of that epoch
+        engine.replicate(ours, there.url(), state=old, source_id="vm", epoch=epoch)
+        assert head(there) == ours.read_bytes()
 
 
 def test_a_sender_that_stands_still_makes_way_and_comes_again(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from secondsite.engine import errors
@@ -33,6 +33,24 @@ class Asking:
     home: Home
     far: Far | None = None
     chosen: choose.Chosen | None = None
+    epoch: int | None = None
+    _noted: list[str] = field(default_factory=list)
+
+    def meet(self, state: talk.State, peer: str) -> None:
+        """Before anything is sent to a replica as it is now. Raises Refused where a failover raised its epoch since
+        this source last met it, unless it was told its own (DESIGN D9). A note that was lost fences nobody.
+        """
+        far = Far(state, self.home.folder / "far")
+        known = far.known_epoch(self.origin.name)
+        if self.epoch is None and known is not None and known < state.epoch:
+            raise errors.Refused(
+                f"is at epoch {state.epoch}, and this source last met it at {known}: a failover happened in between "
+                f"(--epoch {state.epoch} lets it go on)",
+                path=peer,
+            )
+        if known != state.epoch:
+            far.note_epoch(self.origin.name)
+        self._noted = far.warnings
 
     def follow(self, state: talk.State) -> Tracker:
         """For one attempt."""
@@ -42,6 +60,7 @@ class Asking:
 
     def _stand_in(self, state: talk.State) -> Any:
         self.far = Far(state, self.home.folder / "far")
+        self.far.warnings.extend(self._noted)
         return self.far
 
     def unchanged(self, state: talk.State) -> bool:

@@ -85,12 +85,12 @@ def replicate(
             head=terms.head, epoch=terms.epoch, accept_source=terms.accept_source, keep=options.keep,
             history=options.history, resync=options.resync,
         )  # fmt: skip
-        asking = Asking(origin, wish, home)
+        asking = Asking(origin, wish, home, epoch=terms.epoch)
         stack.callback(asking.close)
         sender = Sender(
             origin, asking.follow, begin, MapCache(str(home.maps), LocalFiles()), codec=options.codec,
             workers=options.workers, monitor=monitor, sent=link.sent, sample=options.distrust,
-            trusted=asking.unchanged if options.trust_mtime else lambda state: False,
+            trusted=asking.unchanged if options.trust_mtime else lambda state: False, meet=asking.meet,
             joining=Joining(partial(connected, remote, home, link), link.connections),
         )  # fmt: skip
         found = _Cycle(remote, home, sender, link, monitor.cancel).run()

@@ -91,16 +91,18 @@ class Transfer:
         self, origin: Source, follow: Callable[[talk.State], Tracker], cache: MapCache, *,
         codec: tuple[int, int] | None, workers: int = 1, monitor: Monitor | None = None, sent: Sent | None = None,
         sample: int = 0, trusted: Callable[[talk.State], bool] = lambda state: False, resync: bool = False,
+        meet: Callable[[talk.State, str], None] = lambda state, peer: None,
     ) -> None:  # fmt: skip
         self.origin, self.follow, self.cache, self.resync = origin, follow, cache, resync
         self.codec, self.workers, self.monitor = codec, workers, monitor or Monitor()
-        self.sent, self.sample, self.trusted = sent or Sent(), sample, trusted
+        self.sent, self.sample, self.trusted, self.meet = sent or Sent(), sample, trusted, meet
 
     def attempt(self, target: Target, size: int, began: float) -> Sending:
         """One attempt, with a source of `size` bytes. Raises what ended it; the cut is given back then, and what was
         spooled stays.
         """
         state = target.state
+        self.meet(state, target.peer)
         self.sent.resumed(state.spool_bytes)
         if not self.resync and not state.spool_frames and size == state.virtual_bytes and self.trusted(state):
             done = target.finish(0, state.seal, "mtime", scan.Tally(), self.origin.moment)

@@ -5,6 +5,7 @@ The notes are advice, as a replica's own are: losing them costs a scan.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from secondsite.engine import errors
 from secondsite.engine.files import LocalFiles
 from secondsite.engine.remote import talk
+from secondsite.engine.replica import record
 from secondsite.engine.replica.layout import Layout
 
 
@@ -49,6 +51,24 @@ class Far:
             if name.startswith("checked"):
                 self.files.unlink(f"{self.layout.root}/{name}")
         self._file_under(seal)
+
+    def known_epoch(self, source: str) -> int | None:
+        """The epoch at which a source of this host last found the replica, if that is known."""
+        path = self._epoch_of(source)
+        try:
+            return int(record.field(record.read(self.files, path)[0], "epoch", int, path))
+        except errors.Error:
+            return None
+
+    def note_epoch(self, source: str) -> None:
+        """The source has found the replica at the epoch of `state`."""
+        try:
+            self.files.write_bytes(self._epoch_of(source), record.pack({"epoch": self.state.epoch}))
+        except errors.Error as error:
+            self.warn(f"{error}; a failover that is done before the next cycle would not be noticed here")
+
+    def _epoch_of(self, source: str) -> str:
+        return f"{self.layout.root}/epoch-{hashlib.sha256(source.encode()).hexdigest()[:16]}.json"
 
     def point(self, generation: int) -> Any:
         """The newest point, of which only the size is known."""

@@ -70,11 +70,12 @@ def replicate(
         origin = chained.opened(given, stack, monitor.check)
         if not place.is_url(url):
             sources.refuse_inside(origin, url)
-        asking, cache, sent = Asking(origin, wish, home), MapCache(str(home.maps), files), Sent()
+        asking, cache, sent = Asking(origin, wish, home, epoch=terms.epoch), MapCache(str(home.maps), files), Sent()
         stack.callback(asking.close)
         transfer = Transfer(
             origin, asking.follow, cache, codec=options.codec, workers=options.workers, monitor=monitor, sent=sent,
             sample=options.distrust, trusted=asking.unchanged if options.trust_mtime else lambda state: False,
+            meet=asking.meet,
         )  # fmt: skip
         into = Into(opened.store, lambda: files.temporary(str(home.maps)), options.clock)
 
