@@ -32,7 +32,10 @@ class LocalFiles(Files):
         return RawImage(path, mode)
 
     def exists(self, path: str) -> bool:
-        return Path(path).exists()
+        try:
+            return Path(path).exists()
+        except OSError as error:  # other than that there is none: a name that is too long
+            raise errors.from_os(error, path, "look at it") from None
 
     def size(self, path: str) -> int:
         try:

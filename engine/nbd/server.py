@@ -141,7 +141,7 @@ class Server:
             except BaseException:
                 sock.close()
                 raise
-        except (OSError, OverflowError) as error:
+        except (OSError, OverflowError, UnicodeError) as error:
             text = f"cannot listen: {getattr(error, 'strerror', None) or error}"
             raise errors.Unreachable(text, path=where) from None
         self._listen(sock)

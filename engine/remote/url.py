@@ -14,7 +14,9 @@ MAX_NAME = 200
 _MAX_URL = 2048
 # One folder below the agent's root: no separators, no hidden ones, nothing that a shell or a log could misread.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+@-]*")
-_HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?\.?")
+# Between dots 63 letters at most, and one at least: others no name server is asked for.
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
 _V6 = re.compile(r"[0-9A-Fa-f:.]{2,45}(?:%[A-Za-z0-9._-]{1,15})?")
 
 
@@ -36,13 +38,13 @@ def address(host: str, port: int) -> str:
 
 
 def is_remote(text: str) -> bool:
-    """Whether a path on the command line is such a URL."""
-    return text.lower().startswith(SCHEME)
+    """Whether a path on the command line is such a URL, or meant to be: with one slash it would be a folder here."""
+    return text.lower().startswith(SCHEME.rstrip("/"))
 
 
 def parse(text: str) -> Remote:
     """Raises Usage with what is wrong."""
-    if not is_remote(text) or len(text) > _MAX_URL:
+    if not text.lower().startswith(SCHEME) or len(text) > _MAX_URL:
         raise errors.Usage(f"is not a URL of the form {SCHEME}HOST[:PORT]/NAME", path=text[:200])
     where, slash, name = text[len(SCHEME) :].partition("/")
     if not slash or not name:
@@ -74,11 +76,11 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def check_name(name: str) -> str:
-    """The name of a replica, or of a peer, itself. Raises Refused for what is none: it may come from a peer."""
+def check_name(name: str, what: str = "replica") -> str:
+    """The name of a replica, or of a host, itself. Raises Refused for what is none: it may come from a peer."""
     if len(name) > MAX_NAME or not _NAME.fullmatch(name):
         raise errors.Refused(
-            f"{name[:80]!r} is no name of a replica: letters, digits and ._+@- (at most {MAX_NAME}), "
+            f"{name[:80]!r} is no name of a {what}: letters, digits and ._+@- (at most {MAX_NAME}), "
             "not beginning with a dot"
         )
     return name

@@ -301,6 +301,12 @@ def test_a_full_disk(shell: Shell, pair: Pair, monkeypatch: pytest.MonkeyPatch) 
     assert text == "/disk/head.raw: cannot write: No space left on device"
 
 
+@pytest.mark.parametrize("command", ["info", "points"])
+def test_a_path_that_is_too_long_is_the_one_that_the_line_is_about(shell: Shell, tmp_path: Path, command: str) -> None:
+    long = tmp_path / "/".join(["d" * 200] * 22)
+    assert str(long) in fails(shell, UNREACHABLE, command, long, retryable=True)
+
+
 # -- 70: a bug ---------------------------------------------------------------------------------------------------
 
 

@@ -62,3 +62,10 @@ def test_cryptography_is_not_imported_before_it_is_needed() -> None:
         "print('cryptography' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60).stdout == "False\n"
+
+
+@pytest.mark.parametrize("name", ["é" * 40, "x" * 300, "a\nb", "\udcff" * 30])
+def test_a_name_of_any_kind_fits_into_a_certificate(tmp_path: Path, name: str) -> None:
+    made = identity.create(tmp_path, name=name)
+    told = certificate.called(made.certificate, "a certificate")
+    assert told and len(told.encode()) <= 40 and identity.renew(tmp_path).pin == made.pin

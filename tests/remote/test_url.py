@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from secondsite import engine
 from secondsite.engine import errors
 from secondsite.engine.remote import url
 
@@ -26,7 +29,8 @@ def test_a_url_is_read_and_written_back(text: str, parts: tuple[str, int, str]) 
 @pytest.mark.parametrize(
     "where",
     ["", ":8084", "host:", "host:0", "host:65536", "host:-1", "host:٣", "user@host", "::1", "[::1", "[::1]8", "[host]",
-     "-host", "a" * 254, "ho st", "host\0", "host\n"],
+     "-host", "a" * 254, "ho st", "host\0", "host\n", "a..b", "a.-b",
+     "a-.b", ".a", "a" * 64, f"x.{'a' * 64}.y"],
 )  # fmt: skip
 def test_what_is_no_host_is_a_usage_error(where: str) -> None:
     with pytest.raises(errors.Usage):
@@ -34,11 +38,21 @@ def test_what_is_no_host_is_a_usage_error(where: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["secondsite://host", "secondsite://host/", "http://host/vm", "secondsite://h/" + "a" * 3000]
-)
+    "text",
+    ["secondsite://host", "secondsite://host/", "http://host/vm", "secondsite:/host/vm",
+     "secondsite://h/" + "a" * 3000],
+)  # fmt: skip
 def test_what_names_no_replica_is_a_usage_error(text: str) -> None:
     with pytest.raises(errors.Usage):
         url.parse(text)
+
+
+def test_a_url_with_one_slash_makes_no_folder_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "disk").write_bytes(b"x" * 4096)
+    with pytest.raises(errors.Usage, match="is not a URL of the form"):
+        engine.replicate("disk", "secondsite:/host/vm", state=tmp_path / "state")
+    assert [path.name for path in tmp_path.iterdir()] == ["disk"]
 
 
 HOSTILE = [

@@ -72,6 +72,8 @@ class Agent:
             sock = socket.create_server(place, family=family[0], backlog=128, dualstack_ipv6=both)
         except OSError as error:
             raise errors.from_os(error, where, "listen") from None
+        except UnicodeError:
+            raise errors.Usage(f"{host[:80]!r} is no host") from None
         thread = threading.Thread(target=self._accept, args=(sock,), name=f"accept {where}", daemon=True)
         self._listeners.append((sock, thread))
         thread.start()

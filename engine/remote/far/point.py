@@ -18,7 +18,8 @@ from secondsite.engine.remote.link.connection import Connection
 
 T = TypeVar("T")
 
-# Between tries to connect again, from the first of them on whenever there was a link; the last one from then on. It is less than the agent's grace (replica/lease.py).
+# Between tries to connect again, the last one from then on; they begin anew whenever there was a link. It is less than
+# the agent's grace (replica/lease.py).
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 # A link that stood for so long was a good one: the next try comes at once.
 _STOOD_SECONDS = 10.0

@@ -127,7 +127,7 @@ def register(path: Path, secret: str, name: str, certificate: str, now: float | 
         book.keys.remove(found)
         if pin in book.peers:
             raise errors.Refused("this host is paired already; revoke it first")
-        made = Peer(url.check_name(name), certificate, found.replicas, found.actions)
+        made = Peer(url.check_name(name, "host"), certificate, found.replicas, found.actions)
         _admit(book, pin, made)
     return made
 

@@ -37,7 +37,9 @@ def make(key: ec.EllipticCurvePrivateKey, name: str, days: int, now: datetime.da
         raise errors.Usage(f"a certificate for {days} days would never hold")
     now, own = now or datetime.datetime.now(datetime.UTC), _spki_pin(key.public_key())
     uses = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-    made = _begun(key.public_key(), f"{name[:40]} {own[:16]}", own)
+    plain = "".join(letter if letter.isprintable() else "-" for letter in name)
+    called = plain.encode()[:40].decode(errors="ignore")  # a subject has 64 bytes at most
+    made = _begun(key.public_key(), f"{called} {own[:16]}", own)
     made = made.not_valid_before(now - _BEFORE).not_valid_after(now + days * _DAY)
     made = made.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     return _signed(made.add_extension(x509.ExtendedKeyUsage(uses), critical=False), key)

@@ -67,7 +67,7 @@ def pair(host: str, port: int, key: Key, name: str, home: Home) -> Registered:
     agent than the one that gave it out, and Unreachable.
     """
     ours, peer = identity.load(home.identity), url.address(host, port)
-    said = Register(key.secret, url.check_name(name), ours.certificate)
+    said = Register(key.secret, url.check_name(name, "host"), ours.certificate)
     secure, certificate = tls.shake_to_pair(dial.reach(host, port), key.pin, peer)
     # First: an answer that is lost on the way then costs nothing. Of what is refused nothing is kept.
     try:
