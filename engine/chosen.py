@@ -23,7 +23,7 @@ from secondsite.engine.replica.identity import Identity
 from secondsite.engine.replica.point import Point
 from secondsite.engine.replica.view import point_map
 from secondsite.engine.store.again import Again
-from secondsite.engine.store.place import is_place
+from secondsite.engine.store.place import finding_logs, is_place
 from secondsite.engine.units import MIB
 
 if TYPE_CHECKING:
@@ -85,13 +85,14 @@ class Chosen(Protocol):
         """The same of a disk that holds an older point, by what differs; None where the replica has that no more."""
 
 
+@finding_logs
 def choose(
     replica: str, at: str, state: State, workers: int, monitor: Monitor, stack: ExitStack, held: Held | None = None,
 ) -> Chosen:  # fmt: skip
     """Open it, until the stack is closed. It may then `follow` from `held`. Raises what opening a replica does."""
     if is_place(replica):
         told = Again()
-        found = stack.enter_context(_stored(replica, monitor, told))
+        found = stack.enter_context(_stored(replica, state, monitor, told))
         return _Stored(found, at, told, workers, monitor, stack)
     return _Mapped(replica, at, state, workers, monitor, stack, held)
 
@@ -104,22 +105,24 @@ class Newest:
     point: Point | Row | None
 
 
+@finding_logs
 def newest(replica: str, state: State, monitor: Monitor, told: Again) -> Newest:
     """A look that costs little. Raises what opening a replica does."""
     if is_place(replica):
-        with _stored(replica, monitor, told) as found:
+        with _stored(replica, state, monitor, told) as found:
             return Newest(found.identity, found.head.newest)
     with reach.files_of(replica, None, state, monitor.cancel) as (root, files):
         opened = Replica.open(root, files)
         return Newest(opened.identity, opened.newest())
 
 
+@finding_logs
 def kept(
     replica: str, state: State, monitor: Monitor, told: Again, wanted: Iterable[tuple[int, str]]
 ) -> set[tuple[int, str]]:
     """Those of these points, by generation and time, that the replica has, or may have: its record cannot be read."""
     if is_place(replica):
-        with _stored(replica, monitor, told) as found:
+        with _stored(replica, state, monitor, told) as found:
             return {point for point in wanted if _has(found, point)}
     with reach.files_of(replica, None, state, monitor.cancel) as (root, files):
         opened = Replica.open(root, files)
@@ -128,11 +131,11 @@ def kept(
 
 
 @contextmanager
-def _stored(replica: str, monitor: Monitor, told: Again) -> Iterator[StoredReplica]:
+def _stored(replica: str, state: State, monitor: Monitor, told: Again) -> Iterator[StoredReplica]:
     from secondsite.engine.store.log.reading import Replica as StoredReplica
     from secondsite.engine.store.opening import open_replica
 
-    with open_replica(replica, told=told.told, cancel=monitor.cancel or (lambda: False)) as store:
+    with open_replica(replica, told=told.told, cancel=monitor.cancel or (lambda: False), state=state) as store:
         yield StoredReplica.open(store)
 
 

@@ -40,6 +40,14 @@ class Usage(Error):
     exit_code = USAGE
 
 
+class IsLog(Usage):
+    """The replica is the log of a store, which this call does not take, or takes in another way. `url` is the replica
+    of an agent that said so.
+    """
+
+    url = ""
+
+
 class Refused(Error):
     """A rule forbids it: another image's replica, a lower epoch, an output that exists."""
 

@@ -19,11 +19,12 @@ from secondsite.engine.results import Finding, ImageInfo, MapExtent, PointInfo, 
 from secondsite.engine.seeding.waiting import Waiting
 from secondsite.engine.source import place
 from secondsite.engine.store.key import refuse_plain
-from secondsite.engine.store.place import is_place
+from secondsite.engine.store.place import finding_logs, is_place
 from secondsite.engine.trackers import clonefile
 from secondsite.engine.units import format_size
 
 
+@finding_logs
 def points(
     replica: str | os.PathLike[str], *, files: Files | None = None, warnings: list[str] | None = None,
     state: str | os.PathLike[str] | None = None,
@@ -34,7 +35,7 @@ def points(
     if is_place(os.fspath(replica)):
         from secondsite.engine.store.log import calls
 
-        return calls.points(os.fspath(replica), warnings)
+        return calls.points(os.fspath(replica), warnings, state)
     with reach.files_of(replica, files, state) as (root, files):
         return _points(Replica.open(root, files), warnings)
 
@@ -79,6 +80,7 @@ def _history(replica: Replica, generation: int) -> str:
     return "clone" if replica.files.size(replica.layout.clone(generation)) >= 0 else "undo"
 
 
+@finding_logs
 def info(
     path: str | os.PathLike[str],
     *,
@@ -91,7 +93,7 @@ def info(
     if is_place(os.fspath(path)):
         from secondsite.engine.store.log import calls
 
-        return calls.info(os.fspath(path))
+        return calls.info(os.fspath(path), state)
     if url.is_remote(os.fspath(path)):
         with reach.files_of(path, files, state) as (root, found):
             return replica_info(Replica.open(root, found))
@@ -220,6 +222,7 @@ def image_map(
             yield last
 
 
+@finding_logs
 def _disk(
     name: str, format: str | None, allow_parent_path: Sequence[str], state: str | os.PathLike[str] | None
 ) -> AbstractContextManager[Image]:
@@ -227,7 +230,7 @@ def _disk(
     if is_place(name):
         from secondsite.engine.store.log import calls
 
-        return calls.open_point(name, "latest")
+        return calls.open_point(name, "latest", state)
     if url.is_remote(name):
         return reach.far_point(name, state)
     return open_image(name, format=format, allow_parent_path=allow_parent_path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from secondsite.engine import errors, units
 from secondsite.engine.files import Files
@@ -13,7 +13,7 @@ from secondsite.engine.remote import reach, url
 from secondsite.engine.replica import prune as pruning
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.view import PointView
-from secondsite.engine.store.place import is_place
+from secondsite.engine.store.place import finding_logs, is_place
 
 
 @contextmanager
@@ -21,21 +21,28 @@ def open_point(
     replica: str | os.PathLike[str], at: str = "latest", *, files: Files | None = None,
     state: str | os.PathLike[str] | None = None,
 ) -> Iterator[Image]:  # fmt: skip
-    """A recovery point as a read-only Image, without a copy; a replica in a folder takes no cycle while it is
-    open, one in a store does.
+    """A recovery point as a read-only Image, without a copy; a replica in a folder takes no cycle while it is open, one
+    in a store does.
     """
+    with ExitStack() as stack:
+        yield _opened(replica, at, files, state, stack)
+
+
+@finding_logs
+def _opened(
+    replica: str | os.PathLike[str], at: str, files: Files | None, state: str | os.PathLike[str] | None,
+    stack: ExitStack,
+) -> Image:  # fmt: skip
     if files is None and is_place(os.fspath(replica)):
         from secondsite.engine.store.log import calls
 
-        with calls.open_point(os.fspath(replica), at) as stored:
-            yield stored
-        return
-    with reach.files_of(replica, files, state) as (root, files):
-        opened = Replica.open(root, files)
-        with opened.reading():
-            point = opened.choose(at)
-            with PointView(opened, point) as view:
-                yield view
+        return stack.enter_context(calls.open_point(os.fspath(replica), at, state))
+    with ExitStack() as held:
+        opened = Replica.open(*held.enter_context(reach.files_of(replica, files, state)))
+        held.enter_context(opened.reading())
+        view = held.enter_context(PointView(opened, opened.choose(at)))
+        stack.push(held.pop_all())
+        return view
 
 
 def prune(

@@ -28,7 +28,7 @@ from secondsite.engine.replica.point import format_time
 from secondsite.engine.results import Replicated
 from secondsite.engine.seeding.settle import settle
 from secondsite.engine.store.key import refuse_plain
-from secondsite.engine.store.place import becomes_log
+from secondsite.engine.store.place import becomes_log, finding_logs, noting
 from secondsite.engine.trackers import choose
 from secondsite.engine.trackers.base import Tracker
 from secondsite.engine.trackers.scan import RangesTracker
@@ -44,6 +44,7 @@ def utc_now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
 
 
+@finding_logs
 def replicate(
     source: str | os.PathLike[str] | Image,
     replica: str | os.PathLike[str],
@@ -114,7 +115,8 @@ def replicate(
         from secondsite.engine.store.log import calls
 
         calls.refuse(
-            resync=resync, keep=keep, limit=limit, schedule=schedule, retries=link,
+            resync=resync, keep=keep, limit=limit, schedule=schedule,
+            retries=link and not url.is_remote(os.fspath(replica)),  # calls of an agent are made again as a store's
             history=kept != "auto",
         )
         return calls.replicate(
@@ -129,7 +131,8 @@ def replicate(
         if limit is not None or schedule is not None:
             route = dataclasses.replace(route, pace=pace.throttle(limit, schedule))
         remote, monitor = url.parse(os.fspath(replica)), Monitor(progress, cancel)
-        return outbound.replicate(given, remote, terms, wish, options, monitor, link=route, state=state)
+        with noting(os.fspath(replica)):
+            return outbound.replicate(given, remote, terms, wish, options, monitor, link=route, state=state)
     if schedule is not None or link is not None:
         raise errors.Usage("a calendar and retries are for a replica on another host")
     files, root = files or LocalFiles(), os.fspath(replica)

@@ -26,11 +26,12 @@ from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.point import Point
 from secondsite.engine.replica.view import PointView, base_map, point_map
 from secondsite.engine.results import Restored
-from secondsite.engine.store.place import is_place
+from secondsite.engine.store.place import finding_logs, is_place
 from secondsite.engine.units import larger_disk
 from secondsite.engine.workers import default_workers
 
 
+@finding_logs
 def restore(
     replica: str | os.PathLike[str],
     output: str | os.PathLike[str],
@@ -70,6 +71,7 @@ def restore(
         return calls.restore(
             os.fspath(replica), target, at=at, format=format or "raw", subformat=subformat,
             workers=workers or default_workers(), monitor=Monitor(progress, cancel),
+            state=state,
         )  # fmt: skip
     with ExitStack() as stack:
         opened = Replica.open(*stack.enter_context(reach.files_of(replica, files, state, cancel)))

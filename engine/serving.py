@@ -14,7 +14,7 @@ from secondsite.engine.remote import reach, url
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.steady import SteadyPoint
 from secondsite.engine.store.key import refuse_plain
-from secondsite.engine.store.place import is_place
+from secondsite.engine.store.place import finding_logs, is_place
 from secondsite.engine.workers import looking
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ def serve(
         yield Serving(urls, point.name, point.size, overlay is not None)
 
 
+@finding_logs
 def open_steady(
     replica: str, at: str, state: str | os.PathLike[str] | None, told: Callable[[str], object]
 ) -> Standing:  # fmt: skip
@@ -96,7 +97,7 @@ def open_steady(
     if is_place(replica):
         from secondsite.engine.store.log.steady import StoredPoint
 
-        return StoredPoint(replica, at)
+        return StoredPoint(replica, at, state)
     refuse_plain(replica)
     if url.is_remote(replica):
         return reach.far_point(replica, state, at, told)

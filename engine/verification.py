@@ -21,10 +21,11 @@ from secondsite.engine.replica.point import Point
 from secondsite.engine.replica.recovery import store_frame
 from secondsite.engine.replica.view import PointView, base_map, point_map
 from secondsite.engine.results import Verified
-from secondsite.engine.store.place import is_place
+from secondsite.engine.store.place import finding_logs, is_place
 from secondsite.engine.workers import default_workers
 
 
+@finding_logs
 def verify(
     replica: str | os.PathLike[str],
     *,
@@ -50,11 +51,11 @@ def verify(
     Of an encrypted replica, `sealed` or without a key: whether its objects' bytes are those that were once stored. What
     they say is not proved then.
     """
-    if is_place(os.fspath(replica)):
+    if is_place(os.fspath(replica)) or (sealed and url.is_remote(os.fspath(replica))):
         from secondsite.engine.store.log import calls
 
         calls.refuse(source=source)
-        return calls.verify(os.fspath(replica), at=at, monitor=Monitor(progress, cancel), sealed=sealed)
+        return calls.verify(os.fspath(replica), at=at, monitor=Monitor(progress, cancel), sealed=sealed, state=state)
     if sealed:
         raise errors.Usage("only an encrypted replica can be verified without its key")
     if source is None and url.is_remote(os.fspath(replica)):

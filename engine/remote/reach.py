@@ -13,6 +13,7 @@ from secondsite.engine.remote import url
 from secondsite.engine.results import Verified
 from secondsite.engine.scan import Range
 from secondsite.engine.store import key
+from secondsite.engine.store.place import noting
 
 if TYPE_CHECKING:
     from secondsite.engine.remote.far.point import FarPoint
@@ -36,7 +37,7 @@ def files_of(
     from secondsite.engine.remote.sending.outbound import cancelling
 
     remote = url.parse(name)
-    with dial.connect(remote, Home.of(state)) as connection, cancelling(connection, cancel):
+    with noting(name), dial.connect(remote, Home.of(state)) as connection, cancelling(connection, cancel):
         yield str(remote), far.FarFiles(connection, str(remote), remote.name)
 
 
@@ -47,7 +48,8 @@ def far_point(
     from secondsite.engine.remote.far.point import FarPoint
     from secondsite.engine.remote.home import Home
 
-    return FarPoint(url.parse(replica), Home.of(state), at, told)
+    with noting(replica):
+        return FarPoint(url.parse(replica), Home.of(state), at, told)
 
 
 def verify(
@@ -67,6 +69,7 @@ def verify(
     bad: list[Range] = []
     damaged: dict[str, str] = {}
     with (
+        noting(replica),
         dial.connect(remote, Home.of(state)) as connection,
         cancelling(connection, cancel),
         connection.call("verify", q.Verify(remote.name, at)) as call,
@@ -108,5 +111,5 @@ def _count(replica: str, state: State, operation: str, asking: Callable[[str], A
     from secondsite.engine.remote.home import Home
 
     remote = url.parse(replica)
-    with dial.connect(remote, Home.of(state)) as connection:
+    with noting(replica), dial.connect(remote, Home.of(state)) as connection:
         return connection.ask(operation, asking(remote.name), q.Count).count

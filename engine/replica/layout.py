@@ -26,7 +26,7 @@ class Layout:
         if not root:
             raise errors.Usage("a replica is a folder, and this is no name of one", path="(no name)")
         if is_place(root):
-            raise errors.Usage("this is not yet for a replica in a store", path=root)
+            raise errors.IsLog("this is not yet for a replica in a store", path=root)
         self.kind = kind
         self.root = root.rstrip("/") or "/"
         self.points = posixpath.join(self.root, "points")

@@ -13,7 +13,7 @@ import posixpath
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from secondsite.engine import errors
@@ -27,6 +27,7 @@ from secondsite.engine.store.leases import FencedStore, ObjectFence
 from secondsite.engine.store.place import OWN
 from secondsite.engine.store.trailer import TRAILER_BYTES, Trailer
 
+Bytes = bytes | bytearray | memoryview
 _PRIVATE = 0o700
 _LOCK_SECONDS, _LOOK_SECONDS = 30.0, 0.002
 
@@ -114,9 +115,13 @@ class FolderStore(FencedStore):
     def put_if_absent(
         self, name: str, data: bytes | bytearray | memoryview, metadata: Mapping[str, str] | None = None
     ) -> str:
+        return self.put_parts(name, memoryview(data).nbytes, [data], metadata)
+
+    def put_parts(self, name: str, size: int, parts: Iterable[Bytes], metadata: Mapping[str, str] | None = None) -> str:
+        """As `put_if_absent`, for what is not in memory at once: `parts` are `size` bytes."""
         path = self._path(name)
         if not self.files.exists(path):
-            with self._beside(name, data, metadata) as (temporary, etag), self._changing():
+            with self._beside(size, parts, metadata) as (temporary, etag), self._changing():
                 there = self.files.exists(path)
                 if not there:
                     self._folders(name)
@@ -130,8 +135,15 @@ class FolderStore(FencedStore):
     def replace(
         self, name: str, data: bytes, etag: str, metadata: Mapping[str, str] | None = None, fence: Fence | None = None
     ) -> str:
+        return self.replace_parts(name, len(data), [data], etag, metadata, fence)
+
+    def replace_parts(
+        self, name: str, size: int, parts: Iterable[Bytes], etag: str, metadata: Mapping[str, str] | None = None,
+        fence: Fence | None = None,
+    ) -> str:  # fmt: skip
+        """As `replace`, in parts."""
         self.guard(fence)
-        with self._beside(name, data, metadata) as (temporary, made), self._changing():
+        with self._beside(size, parts, metadata) as (temporary, made), self._changing():
             held = self.stat(name)
             if held is None or not etag or held.etag != etag:
                 raise Changed("somebody else changed it", path=self.path(name))
@@ -153,23 +165,39 @@ class FolderStore(FencedStore):
                 folder = posixpath.dirname(folder)
         self._settle(name)
 
+    def keep(self, name: str, called: str, most: int) -> None:
+        """Have what an object is now under another name too, of which the last `most` stay: no object, but a file that
+        may be copied over the object's. What has the name already stays. Where there are no hard links nothing is kept.
+        """
+        folder = posixpath.join(self._own, "kept")
+        self._begin()
+        self._folder(folder)
+        if self.files.exists(posixpath.join(folder, called)):
+            return
+        with suppress(errors.Error):
+            self.files.link(self._path(name), posixpath.join(folder, called))
+        for old in self.files.listdir(folder)[:-most]:
+            self.files.unlink(posixpath.join(folder, old))
+
     def _settle(self, name: str) -> None:
         self._flushing.flush(posixpath.dirname(self._path(name)))
 
     @contextmanager
     def _beside(
-        self, name: str, data: bytes | bytearray | memoryview, metadata: Mapping[str, str] | None
+        self, size: int, parts: Iterable[Bytes], metadata: Mapping[str, str] | None
     ) -> Iterator[tuple[str, str]]:
         """(path, etag) of a whole and durable file, which is gone behind the block unless it was renamed."""
-        size = memoryview(data).nbytes
         made = Trailer.new(size, self.now(), metadata)
         ending = made.pack()
         self._begin()
         temporary = posixpath.join(self._new, secrets.token_hex(8))
         try:
             with self.files.open(temporary, "create") as file:
-                if size:
-                    file.write(0, data)
+                at = 0
+                for part in parts:
+                    file.write(at, part)
+                    at += len(part)
+                assert at == size
                 file.write(size, ending)
                 file.flush()
             yield temporary, made.etag

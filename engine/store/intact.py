@@ -5,6 +5,7 @@ It finds accidents. Who means to deceive can make a digest that fits; only the k
 
 from __future__ import annotations
 
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -27,10 +28,10 @@ from secondsite.engine.store.sealed import salt_beside
 _ASKING = 4
 
 
-def verify(replica: str, monitor: Monitor) -> Verified:
+def verify(replica: str, monitor: Monitor, state: str | os.PathLike[str] | None = None) -> Verified:
     """Read every object of an encrypted replica. Raises Refused where it is not encrypted."""
     began, told = time.monotonic(), Again()
-    with open_store(replica, told=told.told, cancel=monitor.cancel or (lambda: False)) as store:
+    with open_store(replica, told=told.told, cancel=monitor.cancel or (lambda: False), state=state) as store:
         found = store.peek(IDENTITY, record.MAX_BYTES)
         if keyring.load(store) is None and (found is None or not found.data.startswith(MAGIC)):
             raise errors.Refused("holds no encrypted replica", path=store.label)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from secondsite.engine import errors
+from secondsite.engine.remote.url import is_remote
 
 PASSPHRASE, FILE = "passphrase", "key file"
 KEY_BYTES = 32
@@ -139,10 +140,14 @@ def current() -> Key:
     return replace(found, ask=used.ask, plain=used.plain)
 
 
-def refuse_plain(replica: str | os.PathLike[str]) -> None:
+def refuse_plain(replica: str | os.PathLike[str], *, seen: bool = False) -> None:
     """Raises Refused for a replica that is not encrypted where a key was given: who can write there could have put it
-    in the place of one that is.
+    in the place of one that is. Raises IsLog for one at an agent that was not `seen` yet: what is meant is a log.
     """
     if (key := current()).given and not key.plain:
+        if not seen and is_remote(os.fspath(replica)):
+            found = errors.IsLog("a key was given", path=os.fspath(replica))
+            found.url = os.fspath(replica)
+            raise found
         told = "is not encrypted, and a key was given: it is not the replica you mean"
         raise errors.Refused(told, path=os.fspath(replica))

@@ -15,17 +15,18 @@ from secondsite.engine.store.opening import open_store
 from secondsite.engine.store.unlocking import secret_of
 
 Replica = str | os.PathLike[str]
+State = Replica | None
 
 
-def replica_keys(replica: Replica) -> list[KeyInfo]:
+def replica_keys(replica: Replica, *, state: State = None) -> list[KeyInfo]:
     """What opens it; no key is needed for that. Raises Refused where it is not encrypted."""
-    with open_store(os.fspath(replica)) as store:
+    with open_store(os.fspath(replica), state=state) as store:
         return _told(_ring(store))
 
 
-def add_key(replica: Replica, new: Key) -> list[KeyInfo]:
+def add_key(replica: Replica, new: Key, *, state: State = None) -> list[KeyInfo]:
     """Let another key open it, too; all of them then. Raises Refused, Locked, Changed."""
-    with open_store(os.fspath(replica)) as store:
+    with open_store(os.fspath(replica), state=state) as store:
         ring = _ring(store)
         data_key = ring.open(secret_of(keys.current(), store.label), store.label)
         secret = new.secret(new=True)
@@ -36,9 +37,9 @@ def add_key(replica: Replica, new: Key) -> list[KeyInfo]:
         return _saved(store, ring.with_secret(secret, data_key, store.label))
 
 
-def remove_key(replica: Replica, slot: int) -> list[KeyInfo]:
+def remove_key(replica: Replica, slot: int, *, state: State = None) -> list[KeyInfo]:
     """Let a key open it no more; the others then. Raises Refused for the last one, Locked, Changed."""
-    with open_store(os.fspath(replica)) as store:
+    with open_store(os.fspath(replica), state=state) as store:
         ring = _ring(store)
         ring.open(secret_of(keys.current(), store.label), store.label)
         return _saved(store, ring.without(slot, store.label))

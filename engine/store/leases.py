@@ -26,6 +26,7 @@ from secondsite.engine.store.base import (
     new_holder,
 )
 
+# Behind the name of what is fenced.
 SUFFIX = ".lease"
 # A store's clock may count in whole seconds.
 _TICK = 1.0

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from secondsite.engine import errors
+from secondsite.engine.remote.home import Home
+from secondsite.engine.remote.url import is_remote
+from secondsite.engine.remote.url import parse as parse_remote
 from secondsite.engine.store import credentials, place, unlocking
 from secondsite.engine.store.base import Store
 from secondsite.engine.store.retry import Limits, Retry, Retrying
@@ -22,28 +26,36 @@ TIMEOUT = 30.0
 def open_replica(
     url: str, *, told: Callable[[Retry], object] = lambda retry: None, cancel: Callable[[], bool] = lambda: False,
     limits: Limits | None = None, timeout: float = TIMEOUT, encrypt: bool = False,
+    state: str | os.PathLike[str] | None = None,
 ) -> Store:  # fmt: skip
     """What the log of a replica lies in, sealed or not. `encrypt`: a replica that is made there is to be encrypted, see
     unlocking.py. Raises as `open_store`, and Locked.
     """
-    below = open_store(url, told=told, cancel=cancel, limits=limits, timeout=timeout)
+    below = open_store(url, told=told, cancel=cancel, limits=limits, timeout=timeout, state=state)
     return unlocking.unlocked(below, encrypt=encrypt)
 
 
 def open_store(
     url: str, *, told: Callable[[Retry], object] = lambda retry: None, cancel: Callable[[], bool] = lambda: False,
-    limits: Limits | None = None, timeout: float = TIMEOUT,
+    limits: Limits | None = None, timeout: float = TIMEOUT, state: str | os.PathLike[str] | None = None,
 ) -> Retrying:  # fmt: skip
-    """The objects as they are, sealed or not. `told` hears of each call that is made again. What is no URL is a folder.
-    Raises Usage for what is none of a store, Refused where nothing opens it.
+    """The objects as they are, sealed or not. `told` hears of each call that is made again; `state` is the folder of
+    what this host knows of agents. What is no URL is a folder. Raises Usage for what is none of a store, Refused where
+    nothing opens it.
     """
-    if not place.is_url(url) and "://" not in url:
+    made: Store
+    if is_remote(url):
+        from secondsite.engine.remote.far.store import RemoteStore
+
+        made = RemoteStore(parse_remote(url), Home.of(state), cancel=cancel)
+    elif "://" not in url:
         from secondsite.engine.store.folder import FolderStore
 
-        return Retrying(FolderStore(url), limits=limits, told=told, cancel=cancel)
-    where = place.parse(url)
-    with _needs(where):
-        made = _azure(where, timeout) if where.scheme == "azure" else _s3(where, timeout)
+        made = FolderStore(url)
+    else:
+        where = place.parse(url)
+        with _needs(where):
+            made = _azure(where, timeout) if where.scheme == "azure" else _s3(where, timeout)
     return Retrying(made, limits=limits, told=told, cancel=cancel)
 
 

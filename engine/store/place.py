@@ -4,13 +4,20 @@ with what opens it.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
 
 from secondsite.engine import errors
 from secondsite.engine.store.base import check_name
 
+P = ParamSpec("P")
+T = TypeVar("T")
 SCHEMES = ("azure", "s3")
 # What a store in a folder needs for itself lies here: no object's name has such a character.
 OWN = "store~"
@@ -33,7 +40,7 @@ class Place:
 
 def is_place(text: str) -> bool:
     """Whether a replica on the command line is the log of a store: by its URL, or by what the folder holds."""
-    return is_url(text) or is_log(text)
+    return is_url(text) or is_log(text) or text == _found.get()
 
 
 def is_url(text: str) -> bool:
@@ -44,6 +51,41 @@ def is_url(text: str) -> bool:
 def is_log(folder: str) -> bool:
     """Whether a folder is a store, or a copy of one. No other replica has either name."""
     return any(os.path.lexists(os.path.join(folder, name)) for name in (OWN, "head.json"))
+
+
+# The URL of an agent's replica that is known to be a log while a call is made again.
+_found: ContextVar[str] = ContextVar("found", default="")
+
+
+@contextmanager
+def noting(replica: str) -> Iterator[None]:
+    """What an agent is asked about this replica: where it says that it is a log, the error tells of which."""
+    try:
+        yield
+    except errors.IsLog as error:
+        error.url = replica
+        raise
+
+
+def finding_logs(call: Callable[P, T]) -> Callable[P, T]:
+    """For calls that take a replica at an agent: only the agent knows what it is, and to ask first would cost the
+    others a connection. Where it says that it is a log the call is made again, knowing it.
+    """
+
+    @functools.wraps(call)
+    def twice(*args: P.args, **more: P.kwargs) -> T:
+        try:
+            return call(*args, **more)
+        except errors.IsLog as error:
+            if not error.url or error.url == _found.get():
+                raise
+            token = _found.set(error.url)
+        try:
+            return call(*args, **more)
+        finally:
+            _found.reset(token)
+
+    return twice
 
 
 def becomes_log(replica: str, history: str) -> bool:

@@ -35,7 +35,7 @@ def unlocked(store: Retrying, *, encrypt: bool = False) -> Store:
 def _refuse_plain(store: Store, encrypt: bool) -> None:
     if encrypt:
         raise errors.Refused("is there and not encrypted; --encrypt makes a new replica", path=store.label)
-    keys.refuse_plain(store.label)
+    keys.refuse_plain(store.label, seen=True)
 
 
 def _check_version(stored: bytes, path: str) -> None:

@@ -9,7 +9,7 @@ import click
 
 from secondsite import engine
 from secondsite.orchestration import output
-from secondsite.orchestration.commands.options import asking, json_option, key_options
+from secondsite.orchestration.commands.options import asking, json_option, key_options, state_option
 
 
 @click.command(short_help="Make a key file, or list, add and remove the keys of an encrypted replica.")
@@ -22,9 +22,11 @@ from secondsite.orchestration.commands.options import asking, json_option, key_o
     help="Add the passphrase in this file.  [default: SECONDSITE_NEW_PASSPHRASE, or asked]",
 )  # fmt: skip
 @json_option
+@state_option
 @key_options
 def command(
-    what: str, target: str, slot: int | None, new_key_file: str | None, new_passphrase_file: str | None, as_json: bool
+    what: str, target: str, slot: int | None, new_key_file: str | None, new_passphrase_file: str | None, as_json: bool,
+    state: str | None,
 ) -> None:
     """Make a key file (new FILE), or list, add and remove the keys that open an encrypted REPLICA.
 
@@ -47,11 +49,11 @@ def command(
         _tell_file(target, as_json)
         return
     if slot is not None:
-        found = engine.remove_key(target, slot)
+        found = engine.remove_key(target, slot, state=state)
     elif what == "add":
-        found = engine.add_key(target, _new(new_key_file, new_passphrase_file))
+        found = engine.add_key(target, _new(new_key_file, new_passphrase_file), state=state)
     else:
-        found = engine.replica_keys(target)
+        found = engine.replica_keys(target, state=state)
     _tell(found, as_json)
 
 

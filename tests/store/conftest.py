@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 from azurite.emulator import Azurite, running
+from remote.hosting import Site, site
 from store.storekit import azure_store, numbers, s3_server, s3_store
 
 from secondsite.engine.files.memory import MemoryFiles
+from secondsite.engine.remote.far.store import RemoteStore
+from secondsite.engine.remote.home import Home
+from secondsite.engine.remote.url import Remote
 from secondsite.engine.store.base import Store
 from secondsite.engine.store.folder import FolderStore
 from secondsite.engine.store.memory import MemoryStore
@@ -47,11 +51,19 @@ def moto() -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, Path]]:
+    """An agent on the loopback, and a host that may do everything with its replicas t1, t2 and so on."""
+    with site(tmp_path_factory.mktemp("agent")) as there:
+        yield there, there.host("host", *(f"t{number}" for number in range(1, 900)), allow="send,read,administer")
+
+
 @pytest.fixture(
     params=[
         "memory",
         "folder",
         "folder-memory",
+        "agent",
         pytest.param("azure", marks=pytest.mark.needs("azurite")),
         "s3",
         "sealed memory",
@@ -82,6 +94,9 @@ def _stores(request: pytest.FixtureRequest, kind: str) -> Callable[[], Store]:
     if kind == "folder-memory":
         files = MemoryFiles()
         return lambda: FolderStore("/below/store", files)
+    if request.param == "agent":
+        there, state = request.getfixturevalue("agent")
+        return lambda: RemoteStore(Remote("127.0.0.1", there.port, prefix), Home.of(state))
     emulator = request.getfixturevalue("azurite")
     return lambda: azure_store(emulator, prefix + "/")
 

@@ -158,7 +158,7 @@ def test_a_killed_writer_leaves_what_it_told_and_holds_nothing_up(tmp_path):
 
 def test_what_another_is_writing_now_is_not_swept_away(tmp_path):
     one, two = FolderStore(str(tmp_path)), FolderStore(str(tmp_path))
-    with one._beside("a", b"1", None) as (path, _):
+    with one._beside(1, [b"1"], None) as (path, _):
         two.put_if_absent("b", b"2")
         assert os.path.exists(path)
         os.unlink(path)

@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 
 from secondsite.engine import errors
+from secondsite.engine.remote import objects, talk
 from secondsite.engine.remote import questions as q
-from secondsite.engine.remote import talk
-from secondsite.engine.remote.agent import awaiting, reading, upkeep
+from secondsite.engine.remote.agent import awaiting, reading, stored, upkeep
 from secondsite.engine.remote.agent.receiver import Receiver
 from secondsite.engine.remote.agent.request import Request
 from secondsite.engine.remote.link import protocol
@@ -19,11 +19,17 @@ from secondsite.engine.remote.trust import access
 
 
 class Operation(msgspec.Struct, frozen=True):
-    """`args` is a Struct with a `name`, which is the replica's."""
+    """`args` is a Struct with a `name`, which is the replica's. `logs`: it is for a log, and not for other replicas.
+    Without an `action` it looks itself at what the peer may do, of which there is something.
+    """
 
     args: Any
-    action: access.Action
+    action: access.Action | None
     run: Callable[[Request, Call, Any], object]
+
+    @property
+    def logs(self) -> bool:
+        return self.args is objects.Store
 
 
 def _receive(work: Request, call: Call, begin: talk.Begin) -> object:
@@ -51,6 +57,7 @@ OPERATIONS = {
     "verify": Operation(q.Verify, "read", upkeep.verify),
     "prune": Operation(q.Prune, "administer", upkeep.prune),
     "cancel-resync": Operation(q.CancelResync, "send", upkeep.cancel_resync),
+    objects.OPERATION: Operation(objects.Store, None, stored.serve),
     "raise-epoch": Operation(q.RaiseEpoch, "administer", upkeep.raise_epoch),
 }
 

@@ -17,6 +17,7 @@ from secondsite.engine.remote.agent.stream import Streams
 from secondsite.engine.remote.link.calls import Call
 from secondsite.engine.remote.link.connection import Connection
 from secondsite.engine.remote.trust import access
+from secondsite.engine.store.place import is_log
 
 log = logging.getLogger("secondsite.agent")
 
@@ -31,7 +32,7 @@ class Running:
     """A request that is worked on."""
 
     call: Call
-    action: access.Action
+    action: access.Action | None
     replica: str
 
 
@@ -79,6 +80,8 @@ class Session:
                 self._work(call, about)
             level = logging.INFO if call.operation in _TOLD else logging.DEBUG
             log.log(level, "done", extra={**about, "seconds": round(time.monotonic() - began, 3)})
+        except errors.IsLog as error:
+            log.debug("%s", error, extra=about)  # who asked comes again for the log
         except errors.Error as error:
             self._meter.of(about.get("replica", "")).failed(type(error).__name__)
             gone = self.connection.failed is not None  # that is said once, and not for each request
@@ -98,6 +101,8 @@ class Session:
             lambda action: access.require(self._book(), self.pin, action, args.name), self._keep,
             self.pin, self._streams,
         )  # fmt: skip
+        if is_log(work.folder) and not operation.logs:
+            raise errors.IsLog("is the log of a store, which this is not for", path=args.name)
         with self._lock:
             self._running[call.number] = Running(call, operation.action, args.name)
         try:

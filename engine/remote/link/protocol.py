@@ -175,8 +175,8 @@ def agree(ours: Hello, theirs: Hello, peer: str) -> int:
 _CROSSING = {
     kind.__name__: kind
     for kind in (
-        errors.Usage, errors.Refused, errors.Busy, errors.SourceChanged, errors.NewerFormat, errors.Unreachable,
-        errors.Full, errors.CutLost, errors.Cancelled, errors.Damaged, Garbled,
+        errors.Usage, errors.IsLog, errors.Refused, errors.Busy, errors.SourceChanged, errors.NewerFormat,
+        errors.Unreachable, errors.Full, errors.CutLost, errors.Cancelled, errors.Damaged, Garbled,
     )
 }  # fmt: skip
 

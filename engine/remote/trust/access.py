@@ -91,13 +91,13 @@ def changing(path: Path) -> AbstractContextManager[Book]:
     return book.changing(path, Book, _MAX_FILE, _WHAT)
 
 
-def require(book: Book, pin: str, action: Action, replica: str) -> None:
-    """Raises Refused where the peer is not paired, or may not do this to that replica."""
+def require(book: Book, pin: str, action: Action | None, replica: str) -> None:
+    """Raises Refused where the peer is not paired, or may not do this to that replica, or None: nothing at all."""
     peer = book.peers.get(pin)
     if peer is None:
         raise errors.Refused("this host is not paired with you, or not any more")
-    if url.check_name(replica) not in peer.replicas or action not in peer.actions:
-        raise errors.Refused(f"{peer.name} may not {action} {replica}")
+    if url.check_name(replica) not in peer.replicas or action not in (peer.actions if action else (None,)):
+        raise errors.Refused(f"{peer.name} may not {action or 'touch'} {replica}")
 
 
 def give_key(path: Path, replicas: list[str], actions: Sequence[Action] = ("send",), now: float | None = None) -> str:

@@ -45,9 +45,13 @@ def refuse(**given: object) -> None:
 class _Opened(Again):
     """A store for one call."""
 
-    def __init__(self, url: str, cancel: Callable[[], bool] | None, encrypt: bool = False) -> None:
+    def __init__(
+        self, url: str, cancel: Callable[[], bool] | None, state: State, encrypt: bool = False
+    ) -> None:
         super().__init__()
-        self.store: Store = open_replica(url, told=self.told, cancel=cancel or (lambda: False), encrypt=encrypt)
+        self.store: Store = open_replica(
+            url, told=self.told, cancel=cancel or (lambda: False), encrypt=encrypt, state=state
+        )
 
     def __enter__(self) -> _Opened:
         return self
@@ -66,9 +70,9 @@ def replicate(
         raise errors.Usage("a replica in a store has no head; `restore` writes points in other formats")
     began, home, files = time.monotonic(), Home.of(state), LocalFiles()
     with ExitStack() as stack:
-        opened = stack.enter_context(_Opened(url, monitor.cancel, terms.encrypt))
+        opened = stack.enter_context(_Opened(url, monitor.cancel, state, terms.encrypt))
         origin = chained.opened(given, stack, monitor.check)
-        if not place.is_url(url):
+        if place.is_log(url):
             sources.refuse_inside(origin, url)
         asking, cache, sent = Asking(origin, wish, home, epoch=terms.epoch), MapCache(str(home.maps), files), Sent()
         stack.callback(asking.close)
@@ -90,15 +94,15 @@ def replicate(
 
 
 @contextmanager
-def open_point(url: str, at: str) -> Iterator[LogPoint]:
+def open_point(url: str, at: str, state: State = None) -> Iterator[LogPoint]:
     """A point as a read-only Image, each block proved when it is read."""
-    with _Opened(url, None) as opened, Replica.open(opened.store).choose(at) as point:
+    with _Opened(url, None, state) as opened, Replica.open(opened.store).choose(at) as point:
         yield point
 
 
-def points(url: str, warnings: list[str] | None = None) -> list[PointInfo]:
+def points(url: str, warnings: list[str] | None = None, state: State = None) -> list[PointInfo]:
     """Every point, oldest first; nothing but the head and the catalogue is looked at."""
-    with _Opened(url, None) as opened:
+    with _Opened(url, None, state) as opened:
         missed: list[str] = []
         found = [
             PointInfo(row.name, row.generation, row.time, row.virtual_bytes, row.changed_bytes, "log", False)
@@ -111,9 +115,9 @@ def points(url: str, warnings: list[str] | None = None) -> list[PointInfo]:
         return found
 
 
-def info(url: str) -> ReplicaInfo:
+def info(url: str, state: State = None) -> ReplicaInfo:
     """What the replica says of itself, and what all its objects take."""
-    with _Opened(url, None) as opened:
+    with _Opened(url, None, state) as opened:
         replica = Replica.open(opened.store)
         head, identity = replica.head, replica.head.of(replica.identity)
         newest = head.newest
@@ -125,13 +129,13 @@ def info(url: str) -> ReplicaInfo:
         )  # fmt: skip
 
 
-def verify(url: str, *, at: str | None, monitor: Monitor, sealed: bool = False) -> Verified:
+def verify(url: str, *, at: str | None, monitor: Monitor, sealed: bool = False, state: State = None) -> Verified:
     """Read and prove a point, or everything that the points hold, each page of their maps once. An encrypted replica
     without its key, or `sealed`: whether its objects are what was stored.
     """
     if not sealed:
         try:
-            return _verify(url, at, monitor)
+            return _verify(url, at, monitor, state)
         except Locked:
             if at is not None:
                 raise
@@ -139,12 +143,12 @@ def verify(url: str, *, at: str | None, monitor: Monitor, sealed: bool = False) 
         raise errors.Usage("which objects belong to a point is sealed: without the key all are looked at, or none")
     from secondsite.engine.store import intact
 
-    return intact.verify(url, monitor)
+    return intact.verify(url, monitor, state)
 
 
-def _verify(url: str, at: str | None, monitor: Monitor) -> Verified:
+def _verify(url: str, at: str | None, monitor: Monitor, state: State) -> Verified:
     began = time.monotonic()
-    with _Opened(url, monitor.cancel) as opened:
+    with _Opened(url, monitor.cancel, state) as opened:
         replica = Replica.open(opened.store)
         damaged: dict[str, str] = {}
         if at is None:
@@ -168,14 +172,14 @@ def _verify(url: str, at: str | None, monitor: Monitor) -> Verified:
 
 def restore(
     url: str, output: str | os.PathLike[str], *, at: str, format: str, subformat: str | None, workers: int,
-    monitor: Monitor,
+    monitor: Monitor, state: State = None,
 ) -> Restored:  # fmt: skip
     """A point as a new file, every block proved when it is read and again when it is written."""
     began, target = time.monotonic(), os.fspath(output)
     conversion.refuse_existing(target)
     if place.is_log(url):
         conversion.refuse_inside(url, target)
-    with _Opened(url, monitor.cancel) as opened, Replica.open(opened.store).choose(at) as point:
+    with _Opened(url, monitor.cancel, state) as opened, Replica.open(opened.store).choose(at) as point:
         tally = conversion.write_new(point, target, format, subformat, workers, monitor)
         with open_image(target, format=format) as made:
             size = made.size

@@ -177,6 +177,14 @@ class Table(NamedTuple):
     frames: list[tuple[Frame, int, int]]
 
 
+def payload_end(trailer: bytes, size: int) -> int | None:
+    """Where the tables of a segment of `size` bytes begin, by its last bytes; None where it is none."""
+    if len(trailer) < TRAILER_BYTES:
+        return None
+    magic, _, tables, delta, _ = _TRAILER.unpack(trailer[-TRAILER_BYTES:])
+    return delta if magic == MAGIC and delta + tables + TRAILER_BYTES == size else None
+
+
 def table(store: Store, name: str, size: int) -> Table:
     """Read a segment's header and tables. Raises Damaged, NewerFormat."""
     path = store.path(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 from secondsite.engine.store.again import Again
@@ -20,10 +21,11 @@ class StoredPoint(LogPoint):
 
     fd = -1
 
-    def __init__(self, url: str, at: str = "latest") -> None:
+    def __init__(self, url: str, at: str = "latest", state: str | os.PathLike[str] | None = None) -> None:
         self._ending = threading.Event()
         store = open_replica(
-            url, told=Again().told, cancel=self._ending.is_set, limits=PATIENCE, timeout=_REQUEST_SECONDS
+            url, told=Again().told, cancel=self._ending.is_set, limits=PATIENCE, timeout=_REQUEST_SECONDS,
+            state=state,
         )
         try:
             replica = Replica.open(store)

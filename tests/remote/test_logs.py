@@ -1,0 +1,404 @@
+"""A log at an agent: every command, who may do what, peers that turn against it, links that are cut, a killed agent."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import SECONDSITE, paired, service
+from hosting import Site, site, soon
+from tcpproxy import TcpProxy, Trouble
+from test_flips import through
+
+from secondsite import engine
+from secondsite.engine import errors
+from secondsite.engine.remote import hosts, objects, url
+from secondsite.engine.remote.agent import operations
+from secondsite.engine.remote.far.store import RemoteStore
+from secondsite.engine.remote.home import Home
+from secondsite.engine.remote.link import protocol
+from secondsite.engine.store.base import Exists
+from secondsite.engine.store.folder import FolderStore
+from secondsite.engine.store.log import layout, segment
+from secondsite.engine.store.place import OWN
+from secondsite.engine.units import KIB, MIB
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def disk(folder: Path, size: int = 3 * MIB) -> Path:
+    made = folder / "vm.raw"
+    made.write_bytes(random.Random(3).randbytes(size) + bytes(MIB))
+    return made
+
+
+def write(path: Path, at: int, data: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(data)
+    os.utime(path)
+
+
+def restored(folder: Path, replica: str, state: Path, at: str = "latest") -> str:
+    output = folder / f"out-{random.randbytes(4).hex()}"
+    engine.restore(replica, output, at=at, state=state)
+    return hashlib.sha256(output.read_bytes()).hexdigest()
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def store(there: Site, state: Path, name: str = "disk") -> RemoteStore:
+    return RemoteStore(url.Remote("127.0.0.1", there.port, name), Home.of(state))
+
+
+def test_every_call_knows_it(there: Site, tmp_path: Path) -> None:
+    """The first cycle says that it is to be a log; from then on nobody need say it."""
+    state, source, replica = there.host(allow="send,read"), disk(tmp_path), there.url()
+    first = digest(source)
+    done = engine.replicate(source, replica, history="log", state=state)
+    assert (done.kind, done.history, done.warnings) == ("initial", "log", [])
+    write(source, MIB, b"changed")
+    done = engine.replicate(source, replica, state=state)
+    assert (done.kind, done.point, done.changed_bytes) == ("delta", "2", 64 * KIB)
+    assert engine.replicate(source, replica, state=state).kind == "unchanged"
+    assert [(one.point, one.history) for one in engine.points(replica, state=state)] == [("1", "log"), ("2", "log")]
+    told = engine.info(replica, state=state)
+    assert isinstance(told, engine.ReplicaInfo) and (told.points, told.history) == (2, "log")
+    assert engine.verify(replica, state=state).ok
+    assert restored(tmp_path, replica, state) == digest(source)
+    assert restored(tmp_path, replica, state, "1") == first
+    assert sum(run.length for run in engine.image_map(replica, state=state) if run.data) == 3 * MIB
+    with engine.open_point(replica, at="1", state=state) as point:
+        assert hashlib.sha256(point.read(0, point.size)).hexdigest() == first
+    # It is the same log for who has the folder.
+    assert engine.verify(there.root / "disk").ok and not (there.root / "disk" / "head.raw").exists()
+    assert len(engine.points(there.root / "disk")) == 2
+
+
+def test_a_point_is_served(there: Site, tmp_path: Path) -> None:
+    pytest.importorskip("secondsite.engine._nbd", reason="the native kernels are not built")
+    state, source = there.host(allow="send,read"), disk(tmp_path)
+    engine.replicate(source, there.url(), history="log", state=state)
+    with (
+        engine.serve(there.url(), socket=str(tmp_path / "s"), state=state) as served,
+        engine.open_image(served.urls[0]) as image,
+    ):
+        assert image.read(0, image.size) == source.read_bytes()
+
+
+def test_other_replicas_stay_what_they_are(there: Site, tmp_path: Path) -> None:
+    state, source = there.host("host", "disk", "new", allow="send,read,administer"), disk(tmp_path)
+    engine.replicate(source, there.url(), state=state)
+    before = sorted(path.name for path in (there.root / "disk").iterdir())
+    with pytest.raises(errors.Refused, match="folder of its own"):
+        engine.replicate(source, there.url(), history="log", state=state)
+    with store(there, state) as made, pytest.raises(errors.Refused, match="folder of its own"):
+        made.delete("head.raw")
+    assert sorted(path.name for path in (there.root / "disk").iterdir()) == before
+    engine.replicate(source, there.url("new"), history="log", state=state)
+    for call in (
+        lambda: engine.adopt(source, there.root / "new"), lambda: engine.raise_epoch(there.url("new"), 4, state=state)
+    ):  # fmt: skip
+        with pytest.raises(errors.IsLog):
+            call()
+
+
+# -- who may do what -------------------------------------------------------------------------------------------
+
+
+def test_who_may_only_send_goes_on_and_reads_nothing_of_the_disk(there: Site, tmp_path: Path) -> None:
+    state, source = there.host(allow="send"), disk(tmp_path)
+    engine.replicate(source, there.url(), history="log", state=state)
+    write(source, 0, b"other")
+    other = there.folder / "other"  # the same host, without what it knew: the map is read anew
+    shutil.copytree(state, other)
+    shutil.rmtree(other / "maps")
+    done = engine.replicate(source, there.url(), history="log", state=other)
+    assert (done.kind, done.changed_bytes) == ("delta", 64 * KIB)
+    with store(there, state) as made:
+        entries = list(made.list())
+        name = max((one for one in entries if one.name.startswith("segments/")), key=lambda one: one.size).name
+        whole = FolderStore(str(there.root / "disk")).get(name).data
+        seen = made.get(name).data
+        end = segment.payload_end(whole, len(whole))
+        assert end is not None and seen[end:] == whole[end:] and not any(seen[4096:end])
+        assert segment.table(made, name, len(whole)).frames
+        with pytest.raises(errors.Refused, match="may not"):
+            made.get(name, 100_000, 1000)
+        with pytest.raises(errors.Refused):
+            made.delete(name)
+        with pytest.raises(errors.Refused):
+            made.replace(name, b"", next(one.etag for one in entries if one.name == name))
+        with pytest.raises(Exists):
+            made.put_if_absent(name, b"")
+    with pytest.raises(errors.Refused, match="may not"):
+        engine.restore(there.url(), tmp_path / "out.raw", state=state)
+    assert engine.verify(there.root / "disk").ok
+
+
+def test_who_may_only_read_writes_nothing(there: Site, tmp_path: Path) -> None:
+    sender, reader, source = there.host("a", allow="send"), there.host("b", allow="read"), disk(tmp_path)
+    engine.replicate(source, there.url(), history="log", state=sender)
+    assert restored(tmp_path, there.url(), reader) == digest(source)
+    with pytest.raises(errors.Refused, match="may not"):
+        engine.replicate(source, there.url(), history="log", state=reader, accept_source=True)
+    with store(there, reader) as made:
+        for call in (
+            lambda: made.put_if_absent("a", b""), lambda: made.delete(layout.HEAD),
+            lambda: made.replace(layout.HEAD, b"", made.get(layout.HEAD).etag),
+        ):  # fmt: skip
+            with pytest.raises(errors.Refused, match="may not"):
+                call()
+    assert engine.verify(there.root / "disk").ok
+
+
+def test_heads_that_were_replaced_stay_a_while(there: Site, tmp_path: Path) -> None:
+    """A sender who writes a head without points cannot take back what yesterday's head said."""
+    state, source = there.host(allow="send,read"), disk(tmp_path)
+    engine.replicate(source, there.url(), history="log", state=state)
+    kept = there.root / "disk" / OWN / "kept"
+    for day in range(1, 41):
+        (kept / f"head-2001-01-{day:02}.json").write_bytes(b"")
+    write(source, 0, b"other")
+    os.unlink(max(kept.iterdir()))  # today's
+    good = engine.points(there.url(), state=state)
+    with store(there, state) as made:
+        made.replace(layout.HEAD, b"{}", made.get(layout.HEAD).etag)
+        made.replace(layout.HEAD, b"{} ", made.get(layout.HEAD).etag)
+    assert len(list(kept.iterdir())) == 32
+    with pytest.raises(errors.Damaged):
+        engine.points(there.url(), state=state)
+    (there.root / "disk" / layout.HEAD).write_bytes(max(kept.iterdir()).read_bytes())
+    assert engine.points(there.url(), state=state) == good and engine.verify(there.url(), state=state).ok
+
+
+def test_who_is_revoked_ends_in_the_middle_of_an_object(there: Site) -> None:
+    state = there.host(allow="send")
+    with there.connect(state) as connection, connection.call(objects.OPERATION, objects.Store("disk")) as call:
+        call.receive(5)
+        call.send(objects.Put("segments/1", 10 * MIB, {}), bytes(1000))
+        new = there.root / "disk" / OWN / "new"
+        assert soon(lambda: new.is_dir() and bool(list(new.iterdir())))
+        hosts.revoke("source", state=there.there)
+        with pytest.raises(errors.Refused):
+            call.receive(5)
+    assert soon(lambda: not list(new.iterdir()))
+    assert list(FolderStore(str(there.root / "disk")).list()) == []
+
+
+# -- hostile peers ---------------------------------------------------------------------------------------------
+
+WILD: list[Any] = [
+    objects.Put("../x", 1, {}), objects.Put("/etc/x", 1, {}), objects.Put(f"{OWN}/lock", 1, {}),
+    objects.Put("x" * 600, 1, {}), objects.Put("", 1, {}), objects.Put("a\0b", 1, {}), objects.Put("a", -1, {}),
+    objects.Put("a", 1 << 50, {}), objects.Put("a", 1, {"much": "x" * 900}), objects.Put("a", 0, {}),
+    objects.Replace("../head.json", 1, {}, ""), objects.Replace(layout.HEAD, 1, {}, "x" * 1000),
+    objects.Get("../../etc/passwd", 0, 10), objects.Get("a", -1, 10), objects.Get("a", 0, 1 << 40),
+    objects.Get("a", 1 << 62, 10), objects.Stat("../x"), objects.Below("../"), objects.Below("a/../../"),
+    objects.Delete("../outside"), objects.Delete(""), objects.Made("x"), objects.Found([]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", range(len(WILD)))
+def test_wild_questions_do_no_harm(there: Site, number: int) -> None:
+    (there.root / "outside").write_bytes(b"stays")
+    (there.root / "x").write_bytes(b"stays")
+    state = there.host(allow="send,read,administer")
+    with there.connect(state) as connection, connection.call(objects.OPERATION, objects.Store("disk")) as call:
+        call.receive(5)
+        try:
+            call.send(WILD[number], b"more than was said" if number % 2 else b"")
+            for _ in range(2):
+                answer = protocol.decode(call.receive(1).control, objects.No | objects.Found | objects.Made, "")
+                assert answer in (objects.No("absent"), objects.No("changed"), objects.Found([])) or number == 9
+        except errors.Error:
+            pass
+    with store(there, state) as made:
+        made.put_if_absent("still/works", b"1")
+        assert made.get("still/works").data == b"1"
+    assert sorted(path.name for path in there.root.iterdir()) == ["disk", "outside", "x"]
+    names = {path.name for path in (there.root / "disk").iterdir()}
+    assert names <= {OWN, "still", "a"} and not list((there.root / "disk" / OWN / "new").iterdir())
+
+
+def test_an_agent_without_it_says_so(there: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = there.host(allow="send,read")
+    monkeypatch.delitem(operations.OPERATIONS, objects.OPERATION)
+    with pytest.raises(errors.Refused, match="is it older than this program"):
+        engine.replicate(disk(tmp_path), there.url(), history="log", state=state)
+
+
+def test_an_agent_that_is_not_there_is_told_at_once(there: Site, tmp_path: Path) -> None:
+    state = there.host(allow="send,read")
+    there.agent.close()
+    with pytest.raises(errors.Unreachable, match="refused"):
+        engine.replicate(disk(tmp_path), there.url(), history="log", state=state)
+
+
+# -- faults ----------------------------------------------------------------------------------------------------
+
+
+def test_cuts_at_random_places(there: Site, tmp_path: Path, sweep: bool) -> None:
+    """Cycles go on over other connections; every point is what the disk was, and little is sent twice."""
+    state, source, chance = there.host(allow="send,read"), disk(tmp_path, 6 * MIB), random.Random(60)
+    digests = []
+    for cycle in range(20 if sweep else 4):
+        write(source, chance.randrange(4 * MIB), chance.randbytes(2 * MIB))
+        kinds = [Trouble(chance.choice(["cut", "reset"]), chance.randrange(20_000, 3 * MIB)) for _ in range(2)]
+        proxy, replica = through(there, state, *kinds)
+        try:
+            engine.replicate(source, replica, history="log", state=state)
+            digests.append(digest(source))
+            assert sum(proxy.sent) < (9 if cycle == 0 else 3.2) * MIB + 2 * 2 * MIB, proxy.sent
+        finally:
+            proxy.close()
+    for number, expected in enumerate(digests, 1):
+        assert restored(tmp_path, there.url(), state, str(number)) == expected
+    assert engine.verify(there.root / "disk").ok
+
+
+@pytest.fixture
+def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segment, "SEGMENT_BYTES", MIB)
+
+
+def test_a_killed_agent_keeps_what_arrived(tmp_path: Path, small_segments: None) -> None:
+    """P14: the cycle goes on with the next agent on the port, and at most what was on its way is sent again."""
+    source, new = disk(tmp_path, 24 * MIB), tmp_path / "root" / "vm" / OWN / "new"
+    with service(tmp_path) as first:
+        state = paired(tmp_path, first, "vm", allow="send,read")
+        proxy = TcpProxy(first.port, delay=0.001)
+        try:
+            there = f"secondsite://127.0.0.1:{proxy.port}/vm"
+            agent = (state / "agents.json").read_text().replace(f":{first.port}\"", f":{proxy.port}\"")
+            (state / "agents.json").write_text(agent)
+            found: list[Any] = []
+            thread = threading.Thread(target=lambda: found.append(_tried(source, there, state)))
+            thread.start()
+            arrived = tmp_path / "root" / "vm" / "segments"
+            assert soon(lambda: _bytes(arrived) > 6 * MIB and bool(list(new.iterdir())), 30)
+            first.process.kill()
+            first.process.wait(10)
+            held, before = _bytes(arrived), sum(proxy.sent)
+            assert held < 23 * MIB
+            with service(tmp_path, listen=f"127.0.0.1:{first.port}"):
+                thread.join(60)
+                assert isinstance(found[0], engine.Replicated), found
+                assert sum(proxy.sent) - before < 24 * MIB - held + 8 * MIB
+                assert restored(tmp_path, there, state) == digest(source)
+        finally:
+            proxy.close()
+    assert not list(new.iterdir())
+
+
+def _tried(source: Path, replica: str, state: Path) -> Any:
+    try:
+        return engine.replicate(source, replica, history="log", state=state)
+    except errors.Error as error:
+        return error
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_of_two_writers_one_waits(there: Site, tmp_path: Path) -> None:
+    state, source = there.host(allow="send,read"), disk(tmp_path)
+    engine.replicate(source, there.url(), history="log", state=state)
+    with store(there, state) as made:
+        fence = made.fence(layout.HEAD)
+        with pytest.raises(errors.Busy, match="somebody else holds it"):
+            engine.replicate(source, there.url(), history="log", state=state)
+        with pytest.raises(errors.Busy):
+            engine.replicate(source, there.root / "disk", source_id="x", accept_source=True, state=tmp_path / "local")
+        fence.release()
+    results: list[Any] = []
+    threads = [threading.Thread(target=lambda: results.append(_tried(source, there.url(), state))) for _ in range(3)]
+    write(source, 0, b"changed")
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(isinstance(one, engine.Replicated | errors.Refused) for one in results), results
+    assert len(engine.points(there.url(), state=state)) == 2 and engine.verify(there.url(), state=state).ok
+
+
+@pytest.mark.needs("root", "mount")
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    subprocess.run(("mount", "-t", "tmpfs", "-o", "size=8m", "secondsite-test", str(tmp_path / "root")), check=True)
+    try:
+        with site(tmp_path) as there:
+            state, source = there.host(allow="send,read"), disk(tmp_path, 4 * MIB)
+            engine.replicate(source, there.url(), history="log", state=state)
+            write(source, 0, random.Random(9).randbytes(4 * MIB))
+            with pytest.raises(errors.Full, match="No space left"):
+                engine.replicate(source, there.url(), history="log", state=state)
+            assert not list((there.root / "disk" / OWN / "new").iterdir())
+            write(source, 0, random.Random(3).randbytes(4 * MIB))
+            assert restored(tmp_path, there.url(), state) == digest(source)
+    finally:
+        subprocess.run(("umount", "--lazy", str(tmp_path / "root")), check=True)
+
+
+def test_the_agent_counts_it(there: Site, tmp_path: Path) -> None:
+    state = there.host(allow="send,read")
+    engine.replicate(disk(tmp_path), there.url(), history="log", state=state)
+    counts = there.agent.meter.of("disk")
+    assert counts.cycles == 1 and 3 * MIB < counts.received < 4 * MIB
+
+
+def test_from_the_command_line(tmp_path: Path) -> None:
+    with service(tmp_path) as agent:
+        state, source = paired(tmp_path, agent, "vm"), disk(tmp_path)
+        run = [*SECONDSITE, "replicate", "--history", "log", str(source), agent.url("vm"), "--state", str(state)]
+        assert subprocess.run(run, check=True, capture_output=True, text=True).stdout.startswith("initial: point 1")
+        run = [*SECONDSITE, "points", agent.url("vm"), "--state", str(state)]
+        assert " log " in subprocess.run(run, check=True, capture_output=True, text=True).stdout
+
+
+def test_an_encrypted_replica_at_an_agent(there: Site, tmp_path: Path) -> None:
+    """Who may only send goes on with it; the agent holds nothing that reads as the disk."""
+    sender, reader, source = there.host("a", allow="send"), there.host("b", allow="read,send"), disk(tmp_path)
+    write(source, 0, b"a word that is easy to find" * 10_000)
+    key = tmp_path / "vm.key"
+    engine.new_key_file(key)
+    with engine.using_key(engine.Key(str(key))):
+        engine.replicate(source, there.url(), encrypt=True, state=sender)
+        write(source, MIB, b"changed")
+        done = engine.replicate(source, there.url(), state=sender)
+        assert (done.kind, done.changed_bytes) == ("delta", 64 * KIB)
+        assert restored(tmp_path, there.url(), reader) == digest(source)
+        assert engine.verify(there.url(), state=reader).ok
+        assert [found.slot for found in engine.replica_keys(there.url(), state=reader)] == [1]
+    for path in (there.root / "disk").rglob("*"):
+        assert path.is_dir() or b"easy to find" not in path.read_bytes()
+    with pytest.raises(errors.Error):
+        engine.restore(there.url(), tmp_path / "out.raw", state=reader)
+    assert engine.verify(there.url(), state=reader, sealed=True).ok
+
+
+def test_with_a_key_no_plain_replica_passes(there: Site, tmp_path: Path) -> None:
+    """Neither an ordinary one at an agent nor a log."""
+    state, source, key = there.host("a", "disk", "log", allow="send,read"), disk(tmp_path), tmp_path / "vm.key"
+    engine.replicate(source, there.url(), state=state)
+    engine.replicate(source, there.url("log"), history="log", state=state)
+    engine.new_key_file(key)
+    with engine.using_key(engine.Key(str(key))):
+        for name, told in (("disk", "something else"), ("log", "not encrypted, and a key was given")):
+            for call in (engine.points, engine.info, engine.verify):
+                with pytest.raises(errors.Refused, match=told):
+                    call(there.url(name), state=state)
+            with pytest.raises(errors.Refused, match=told):
+                engine.restore(there.url(name), tmp_path / "out.raw", state=state)
+            with pytest.raises(errors.Refused, match=told):
+                engine.replicate(source, there.url(name), state=state)
