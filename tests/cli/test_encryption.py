@@ -249,7 +249,7 @@ def test_verify_without_a_key_names_what_is_damaged_or_missing(shell, place, dis
     shell.ok("verify", place, "--sealed")
     name = next(entry.name for entry in below.list("segments/"))
     held = below.get(name)
-    for bad in (held.data[:-1], held.data[:1000] + b"x" + held.data[1001:], b""):
+    for bad in (held.data[:-1], held.data[:1000] + bytes([held.data[1000] ^ 1]) + held.data[1001:], b""):
         below.delete(name)
         below.put_if_absent(name, bad, held.metadata)
         done = shell("verify", place)
