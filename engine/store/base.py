@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -140,6 +140,16 @@ class Store(ABC):
     @abstractmethod
     def delete(self, name: str) -> None:
         """Remove an object."""
+
+    def remember(self, entries: Iterable[Entry]) -> None:
+        """Objects that another caller put here, and that count from the next `replace` on. A store that keeps a list of
+        what there should be adds them; others do nothing.
+        """
+        return None
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Objects that are about to be deleted: told together, they cost such a store one note."""
+        return None
 
     @abstractmethod
     def fence(self, name: str, seconds: int = MAX_FENCE, *, take: bool = False, holder: str | None = None) -> Fence:

@@ -17,12 +17,12 @@ from secondsite.engine.results import Verified
 from secondsite.engine.store import keyring, sealing
 from secondsite.engine.store.again import Again
 from secondsite.engine.store.base import Absent, Entry, Store
+from secondsite.engine.store.inventory import Notes
 from secondsite.engine.store.keyring import KEYS
-from secondsite.engine.store.leases import SUFFIX
 from secondsite.engine.store.locked import MAGIC
 from secondsite.engine.store.log.layout import HEAD, IDENTITY
 from secondsite.engine.store.opening import open_store
-from secondsite.engine.store.sealed import salt_beside
+from secondsite.engine.store.sealed import is_sealed, salt_beside
 
 # Each asks for a whole object, of 8 MiB mostly.
 _ASKING = 4
@@ -50,10 +50,14 @@ class Reading:
         self.store, self.monitor = store, monitor
         self.objects = self.bytes = 0
         self.damaged: dict[str, str] = {}
-        self._missing = {KEYS, IDENTITY, HEAD}
+        self._expected: dict[str, int | None] = {KEYS: None, IDENTITY: None, HEAD: None}
 
     def run(self) -> None:
-        """Read all of them."""
+        """Read all of them, and look for what is not there."""
+        notes = Notes(self.store)
+        notes.read()
+        self._expected |= notes.held
+        self.damaged |= notes.damaged
         self.monitor.begin("verify", sum(entry.size for entry in self.store.list()))
         entries = iter(self.store.list())
         with ThreadPoolExecutor(_ASKING, thread_name_prefix="verify") as pool:
@@ -61,13 +65,24 @@ class Reading:
                 self.monitor.check()
                 for entry, problem in zip(part, pool.map(self._check, part), strict=True):
                     self._note(entry, problem)
-        for name in sorted(self._missing):
-            self.damaged[name] = f"{self.store.path(name)}: is missing"
+        self._look_again()
+
+    def _look_again(self) -> None:
+        """What was not in the list is missing, unless it was dropped meanwhile."""
+        if not self._expected:
+            return
+        notes = Notes(self.store)
+        notes.read()
+        for name, size in sorted(self._expected.items()):
+            if (size is None or name in notes.held) and self.store.stat(name) is None:
+                self.damaged[name] = f"{self.store.path(name)}: is missing"
 
     def _note(self, entry: Entry, problem: str | None) -> None:
         self.objects, self.bytes = self.objects + 1, self.bytes + entry.size
         self.monitor.advance(entry.size)
-        self._missing.discard(entry.name)
+        size = self._expected.pop(entry.name, None)
+        if size not in (None, entry.size):
+            problem = problem or f"{self.store.path(entry.name)}: has {entry.size} bytes, and had {size}"
         if problem:
             self.damaged[entry.name] = problem
 
@@ -75,7 +90,7 @@ class Reading:
         try:
             if entry.name == KEYS:
                 keyring.load(self.store)
-            elif not entry.name.endswith(SUFFIX):
+            elif is_sealed(entry.name):
                 self._check_sealed(entry.name)
         except Absent:
             pass  # a point was dropped meanwhile

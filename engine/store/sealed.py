@@ -1,19 +1,21 @@
 """A store whose objects are sealed: the store below sees their names and sizes, and nothing of what they say.
 
 Sizes that `stat` and `list` tell are computed from those below, and are the store's word; the bytes of a `get` prove
-theirs. Metadata are sealed too. In the clear are the keys (keyring.py) and who holds a fence (leases.py).
+theirs. Metadata are sealed too. In the clear are the keys (keyring.py), what
+there should be (inventory.py) and who holds a fence (leases.py).
 """
 
 from __future__ import annotations
 
 import binascii
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from secondsite.engine import errors
 from secondsite.engine.store import sealing
 from secondsite.engine.store.base import MAX_FENCE, Content, Entry, Fence, Store
+from secondsite.engine.store.inventory import FOLDER, Inventory
 from secondsite.engine.store.keyring import KEYS
 from secondsite.engine.store.leases import SUFFIX
 from secondsite.engine.store.locked import HEADER_BYTES, SALT_BYTES
@@ -29,21 +31,26 @@ class SealedStore(Store):
 
     def __init__(self, store: Store, data_key: bytes) -> None:
         self.store, self.label, self._data_key = store, store.label, data_key
+        self._inventory = Inventory(store)
 
     def _sealed(self, name: str, data: _Data, metadata: Mapping[str, str] | None) -> tuple[bytearray, dict[str, str]]:
-        if name == KEYS or name.endswith(SUFFIX):
+        if not is_sealed(name):
             raise errors.Usage(f"{name!r} is not for others")
         cipher = Cipher.new(self._data_key, name, memoryview(data).nbytes, self.path(name))
         words = cipher.seal_words(json.dumps(dict(metadata)).encode()) if metadata else b""
         return sealing.seal(cipher, name, data), {_SEAL: (cipher.salt + words).hex()}
 
     def put_if_absent(self, name: str, data: _Data, metadata: Mapping[str, str] | None = None) -> str:
-        return self.store.put_if_absent(name, *self._sealed(name, data, metadata))
+        sealed, seal = self._sealed(name, data, metadata)
+        etag = self.store.put_if_absent(name, sealed, seal)
+        self._inventory.add(name, len(sealed))
+        return etag
 
     def replace(
         self, name: str, data: bytes, etag: str, metadata: Mapping[str, str] | None = None, fence: Fence | None = None
     ) -> str:
         sealed, seal = self._sealed(name, data, metadata)
+        self._inventory.flush(but=name)
         return self.store.replace(name, bytes(sealed), etag, seal, fence)
 
     def get(self, name: str, start: int = 0, length: int | None = None) -> Content:
@@ -90,9 +97,18 @@ class SealedStore(Store):
         return None if found is None else _entry(found)
 
     def list(self, folder: str = "") -> Iterator[Entry]:
-        return (_entry(found) for found in self.store.list(folder) if found.name != KEYS)
+        hidden = (KEYS, FOLDER)
+        return (_entry(found) for found in self.store.list(folder) if not found.name.startswith(hidden))
+
+    def remember(self, entries: Iterable[Entry]) -> None:
+        for entry in entries:
+            self._inventory.add(entry.name, sealing.stored_size(entry.size))
+
+    def forget(self, names: Iterable[str]) -> None:
+        self._inventory.forget(names)
 
     def delete(self, name: str) -> None:
+        self._inventory.forget([name])
         self.store.delete(name)
 
     def fence(self, name: str, seconds: int = MAX_FENCE, *, take: bool = False, holder: str | None = None) -> Fence:
@@ -100,6 +116,11 @@ class SealedStore(Store):
 
     def close(self) -> None:
         self.store.close()
+
+
+def is_sealed(name: str) -> bool:
+    """Or it is one of the few that are in the clear."""
+    return name != KEYS and not name.startswith(FOLDER) and not name.endswith(SUFFIX)
 
 
 def _entry(found: Entry) -> Entry:

@@ -266,6 +266,9 @@ def test_verify_without_a_key_names_what_is_damaged_or_missing(shell, place, dis
     below.delete("head.json")
     assert list(shell.json("verify", place, status=1)["damaged"]) == ["head.json"]
     below.put_if_absent("head.json", head.data, head.metadata)
+    below.delete(name)
+    done = shell("verify", place)
+    assert done.status == 1 and done.out.startswith(f"damaged: {place}/{name}: is missing\nNOT OK: ")
     assert shell("verify", place, "--at", "1").status == 3
     assert shell("verify", place, "--sealed", "--at", "1").status == 2
 

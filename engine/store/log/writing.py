@@ -155,6 +155,7 @@ class Attempt:
         if outlet is not None:
             outlet.packer.finish()
             outlet.uploads.wait()
+            self.store.remember(entry for _, entry in self.spool.entries)
             self.sent_bytes = outlet.uploads.bytes
         if outlet is None or (self.before is not None and self.before.point.seal == seal):
             assert self.before is not None
