@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from secondsite.engine.store.checking import check_store
     from secondsite.engine.store.key import Key, new_key_file, using_key
     from secondsite.engine.store.keycalls import add_key, remove_key, replica_keys
+    from secondsite.engine.together import Disk, replicate_together
     from secondsite.engine.tracked.service import Tracking, track
     from secondsite.engine.trackers.served import tracking_status
     from secondsite.engine.verification import verify
@@ -143,6 +144,8 @@ _HOME = {
     "track": "tracked.service",
     "tracking_status": "trackers.served",
     "verify": "verification",
+    "Disk": "together",
+    "replicate_together": "together",
     "Status": "watching",
     "watch": "watching",
 }

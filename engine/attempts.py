@@ -17,7 +17,6 @@ from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.mend import Mending
 from secondsite.engine.replica.point import Point, format_time
 from secondsite.engine.trackers.base import Cut, Have, Tracker
-from secondsite.engine.trackers.scan import ScanTracker
 from secondsite.engine.work import Options, Work
 
 # A source that is written while it is read is read again this often before the cycle is refused.
@@ -78,7 +77,7 @@ def _cycle(
     if options.trust_mtime and old and not options.resync and sources.unchanged(replica, origin, old.generation):
         return Outcome("unchanged", old, scan.Tally(), replica.identity.history)
     # What names blocks makes the pages of the map that are read few; each is checked then.
-    lazily = believe and not isinstance(tracker, ScanTracker)
+    lazily = believe and tracker.name != "scan"
     with Mending(replica, old, options.resync, options.workers, monitor, lazily=lazily) as mending:
         job = _Job(replica, origin, tracker, options, monitor, mending, moment)
         try:

@@ -37,6 +37,7 @@ from secondsite.engine.workers import default_workers
 
 if TYPE_CHECKING:
     from secondsite.engine.remote.sending.outbound import Link
+    from secondsite.engine.trackers.together import Party
 
 
 def utc_now() -> datetime.datetime:
@@ -77,6 +78,7 @@ def replicate(
     state: str | os.PathLike[str] | None = None,
     schedule: str | None = None,
     link: Link | None = None,
+    together: Party | None = None,
 ) -> Replicated:
     """Bring the replica in a folder to the source's content; make the folder where there is none.
 
@@ -98,14 +100,15 @@ def replicate(
     has the source open just now. Of an NBD export with a dirty bitmap, `next_bitmap` is the one that marks every write
     from this copy on, and is believed in the next cycle; `bitmap_since` is its name then, where the export calls it
     otherwise. Each cycle also looks at `distrust` blocks that it did not name. `changed` is a file with an extent
-    list instead of a tracker. For `source_format` and `allow_parent_path` see open_image.
+    list instead of a tracker. `together` is this source's part in an instant at which several are cut (together.py).
+    For `source_format` and `allow_parent_path` see open_image.
 
     Raises Refused, Busy, SourceChanged, Damaged, Unreachable, Full, Cancelled or Usage. Whatever it raises, the
     replica holds every point that it held before.
     """
     began = time.monotonic()
     terms = admission.Terms(block_size, head, epoch, accept_source, encrypt)
-    wish = choose.Wish(tracker, qemu, bitmap_since, next_bitmap, changed)
+    wish = choose.Wish(tracker, qemu, bitmap_since, next_bitmap, changed, together)
     wish.check()
     given = sources.Given(source, source_id, source_format, allow_parent_path, running=qemu is not None)
     kept = "auto" if history == "log" else history

@@ -18,6 +18,7 @@ from secondsite.engine.replica.directory import Replica
 from secondsite.engine.source import Source
 from secondsite.engine.trackers.base import Tracker
 from secondsite.engine.trackers.scan import ListTracker, ScanTracker, VhdxTracker
+from secondsite.engine.trackers.together import Party
 
 
 class Wish(NamedTuple):
@@ -28,6 +29,7 @@ class Wish(NamedTuple):
     bitmap_since: str | None = None
     next_bitmap: str | None = None
     changed: str | os.PathLike[str] | None = None
+    together: Party | None = None
 
     def find_list(self) -> None:
         """Raises Unreachable where a list was named that is not there."""
@@ -172,7 +174,8 @@ def choose(asked: Asked) -> Chosen:
     chosen = _choose(asked)
     if asked.origin.by_path and chosen.ours and chosen.tracker.name not in ("clone", "changed"):
         _forget_clones(asked)
-    return chosen
+    together = asked.wish.together
+    return chosen if together is None else chosen._replace(tracker=together.join(chosen.tracker))
 
 
 def _forget_clones(asked: Asked) -> None:
@@ -184,7 +187,7 @@ def _forget_clones(asked: Asked) -> None:
 
 
 def _choose(asked: Asked) -> Chosen:
-    wish, qemu, since, following, changed = asked.wish
+    wish, qemu, since, following, changed, _ = asked.wish
     if qemu is not None and (wish not in ("auto", "qemu") or changed is not None) and isinstance(wish, str):
         other = "a list of changes" if changed is not None else f"tracker {wish}"
         raise errors.Usage(f"{other} would read the file that QEMU writes on", path=asked.origin.path)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import time
 from collections.abc import Iterable, Sequence
 
@@ -101,6 +102,7 @@ class _Session:
         self.monitor = Monitor.connect(tracker.qemu.qmp)
         self.monitor.listen = self._heard
         self.cuts: list[QemuCut] = []
+        self._leaving = threading.Lock()
         try:
             self.server = Server(self.monitor, tracker.folder, tracker.qemu.nbd)
         except BaseException:
@@ -124,8 +126,9 @@ class _Session:
             cut.begun(stall, freeze)
 
     def left(self, cut: QemuCut) -> None:
-        self.cuts.remove(cut)
-        self.close_unused()
+        with self._leaving:  # each cut is read, and ends, in a thread of its own
+            self.cuts.remove(cut)
+            self.close_unused()
 
     def close_unused(self) -> None:
         if self.cuts:

@@ -6,6 +6,7 @@ The server is found by its control socket beside the image. The cut lasts as lon
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any
@@ -98,16 +99,18 @@ def tracking_status(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 class _Session:
-    """The connection that holds the cuts which began together."""
+    """The connection that holds the cuts which began together. Each may be read in a thread of its own."""
 
     def __init__(self, path: str) -> None:
         self.socket = beside(path, "control")
         self.lines: Lines = wire.connect(self.socket)
         self.open = 0
+        self._lock = threading.Lock()
 
     def ask(self, fields: Json) -> Json:
-        self.lines.send(fields)
-        answer = self.lines.receive()
+        with self._lock:
+            self.lines.send(fields)
+            answer = self.lines.receive()
         if answer is None:
             raise errors.Unreachable("the tracking server ended", path=self.socket)
         if "error" in answer:
@@ -115,8 +118,10 @@ class _Session:
         return answer
 
     def left(self) -> None:
-        self.open -= 1
-        if self.open <= 0:
+        with self._lock:
+            self.open -= 1
+            last = self.open <= 0
+        if last:
             self.close()
 
     def close(self) -> None:
