@@ -151,14 +151,15 @@ _HOME = {
 }
 
 __all__ = [
-    "Adopted", "AgentAt", "Converted", "Error", "Extent", "Finding", "Followed", "HostIdentity", "Image", "ImageInfo",
-    "Key", "KeyInfo", "Link", "MapExtent", "Materialized", "PairedHost", "PointInfo", "Progress", "Qemu", "RawImage",
-    "ReplicaInfo", "Replicated", "Restored", "SeedExported", "SeedImported", "Serving", "Status", "StoreChecked",
-    "Tracking", "Verified", "add_key", "adopt", "agent", "cancel_resync", "check_image", "check_store", "convert",
-    "create_vhdx", "export_hrl", "export_seed", "host_identity", "image_map", "import_seed", "info", "init_identity",
-    "materialize", "new_key_file", "open_image", "open_point", "pair", "peers", "points", "prune", "raise_epoch",
-    "registration_key", "remove_key", "renew_identity", "replica_keys", "replicate", "replicate_logs", "restore",
-    "revoke", "serve", "standby", "track", "tracking_status", "using_key", "verify", "watch",
+    "Adopted", "AgentAt", "Converted", "Disk", "Error", "Extent", "Finding", "Followed", "HostIdentity", "Image",
+    "ImageInfo", "Key", "KeyInfo", "Link", "MapExtent", "Materialized", "PairedHost", "PointInfo", "Progress",
+    "Qemu", "RawImage", "ReplicaInfo", "Replicated", "Restored", "SeedExported", "SeedImported", "Serving",
+    "Status", "StoreChecked", "Tracking", "Verified", "add_key", "adopt", "agent", "cancel_resync", "check_image",
+    "check_store", "convert", "create_vhdx", "export_hrl", "export_seed", "host_identity", "image_map",
+    "import_seed", "info", "init_identity", "materialize", "new_key_file", "open_image", "open_point", "pair",
+    "peers", "points", "prune", "raise_epoch", "registration_key", "remove_key", "renew_identity", "replica_keys",
+    "replicate", "replicate_logs", "replicate_together", "restore", "revoke", "serve", "standby", "track",
+    "tracking_status", "using_key", "verify", "watch",
 ]  # fmt: skip
 
 
