@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import re
 import shutil
 import subprocess
 import threading
@@ -355,6 +356,32 @@ def test_the_agent_counts_it(there: Site, tmp_path: Path) -> None:
     engine.replicate(disk(tmp_path), there.url(), history="log", state=state)
     counts = there.agent.meter.of("disk")
     assert counts.cycles == 1 and 3 * MIB < counts.received < 4 * MIB
+    counts.last_done = None
+    (age,) = re.findall(r'secondsite_\w*age\w*\{replica="disk"\} (\S+)', there.agent.figures())
+    assert 0 <= float(age) < 60
+
+
+def test_the_agent_verifies_what_it_can_read_itself(there: Site, tmp_path: Path) -> None:
+    """Little goes over the link; the key of an encrypted one never does, so that all of it must."""
+    state, source, key = there.host("a", "disk", "sealed", allow="send,read"), disk(tmp_path), tmp_path / "vm.key"
+    engine.new_key_file(key)
+    engine.replicate(source, there.url(), history="log", state=state)
+    with engine.using_key(engine.Key(str(key))):
+        engine.replicate(source, there.url("sealed"), encrypt=True, state=state)
+    proxy, replica = through(there, state)
+    try:
+        assert engine.verify(replica, state=state).ok and sum(proxy.passed) < MIB // 10
+        before = sum(proxy.passed)
+        found = engine.verify(replica.replace("/disk", "/sealed"), state=state)
+        assert found.ok and found.objects and sum(proxy.passed) - before > 3 * MIB
+        for folder in ("disk", "sealed"):
+            name = max((there.root / folder).glob("segments/*/*"), key=lambda path: path.stat().st_size)
+            raw = bytearray(name.read_bytes())
+            raw[len(raw) // 2] ^= 1
+            name.write_bytes(raw)
+            assert not engine.verify(replica.replace("/disk", f"/{folder}"), state=state).ok
+    finally:
+        proxy.close()
 
 
 def test_from_the_command_line(tmp_path: Path) -> None:

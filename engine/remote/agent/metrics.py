@@ -9,11 +9,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from secondsite.engine import errors
 from secondsite.engine.figures import Family
 from secondsite.engine.files.confined import ConfinedFiles
+from secondsite.engine.remote.agent import stored
 from secondsite.engine.remote.agent.confined import Root
 from secondsite.engine.remote.agent.meter import Counts, Meter
 from secondsite.engine.remote.trust import expiry
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.point import parse_time
+from secondsite.engine.store.place import is_log
 
 # Replicas below the root of which the newest point is looked for at each question.
 _MAX_REPLICAS = 2000
@@ -66,9 +68,16 @@ def _ages(root: Root) -> Iterator[tuple[str, float]]:
     for name in root.names()[:_MAX_REPLICAS]:
         try:
             folder = root.replica(name)
-            newest = Replica.open(folder, ConfinedFiles(folder)).newest()
-            if newest is not None:
-                moment = parse_time(newest.time)
+            moment = _moment(folder)
+            if moment is not None:
                 yield name, (datetime.datetime.now(datetime.UTC) - moment).total_seconds()
         except errors.Error:
             continue  # no replica, or one that says nothing: its series ends, which an alert can be on
+
+
+def _moment(folder: str) -> datetime.datetime | None:
+    """Of the newest point."""
+    if is_log(folder):
+        return stored.moment(folder)
+    newest = Replica.open(folder, ConfinedFiles(folder)).newest()
+    return parse_time(newest.time) if newest is not None else None

@@ -19,7 +19,7 @@ from secondsite.engine.remote.trust import access
 
 
 class Operation(msgspec.Struct, frozen=True):
-    """`args` is a Struct with a `name`, which is the replica's. `logs`: it is for a log, and not for other replicas.
+    """`args` is a Struct with a `name`, which is the replica's. `logs`: it takes the log of a store.
     Without an `action` it looks itself at what the peer may do, of which there is something.
     """
 
@@ -29,7 +29,7 @@ class Operation(msgspec.Struct, frozen=True):
 
     @property
     def logs(self) -> bool:
-        return self.args is objects.Store
+        return self.args in (objects.Store, q.Verify)
 
 
 def _receive(work: Request, call: Call, begin: talk.Begin) -> object:

@@ -7,6 +7,7 @@ not what the segments hold of the disk. Of the head that he replaces, one of eac
 
 from __future__ import annotations
 
+import datetime
 import threading
 import time
 from collections.abc import Iterator
@@ -16,15 +17,19 @@ from typing import Any
 
 from secondsite.engine import errors
 from secondsite.engine.delta import format as fmt
+from secondsite.engine.files.confined import ConfinedFiles
 from secondsite.engine.remote import objects as o
 from secondsite.engine.remote.agent.request import Request
 from secondsite.engine.remote.link import protocol
 from secondsite.engine.remote.link.calls import Call
 from secondsite.engine.remote.trust.access import Action
+from secondsite.engine.replica.point import parse_time
 from secondsite.engine.store import place
 from secondsite.engine.store.base import Absent, Changed, Exists, check_name
 from secondsite.engine.store.folder import FolderStore
+from secondsite.engine.store.locked import MAGIC
 from secondsite.engine.store.log import layout, segment
+from secondsite.engine.store.log.reading import Replica
 
 _KEPT_DAYS = 32
 
@@ -54,6 +59,28 @@ def serve(request: Request, call: Call, args: o.Store) -> None:
         call.send(o.Ready(time.time()))
         place.becomes_log(request.folder, "log")  # or it is refused
         _Channel(store, request, call).run()
+
+
+def is_sealed(request: Request) -> bool:
+    """Whether a log is encrypted."""
+    with _shared(request) as store:
+        try:
+            return store.get(layout.IDENTITY, 0, len(MAGIC)).data == MAGIC
+        except Absent:
+            return False
+
+
+def moment(folder: str) -> datetime.datetime | None:
+    """The time of a log's newest point; of an encrypted one that of the head, which the last cycle that changed
+    something wrote.
+    """
+    with FolderStore(folder, ConfinedFiles(folder)) as store:
+        try:
+            newest = Replica.open(store).head.newest
+            return parse_time(newest.time) if newest is not None else None
+        except errors.Damaged:
+            head = store.stat(layout.HEAD)
+            return datetime.datetime.fromtimestamp(head.modified, datetime.UTC) if head is not None else None
 
 
 class _Channel:

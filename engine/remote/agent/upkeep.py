@@ -8,13 +8,17 @@ from itertools import islice
 from secondsite.engine import errors, maintain, verification
 from secondsite.engine.progress import Progress
 from secondsite.engine.remote import questions as q
+from secondsite.engine.remote.agent import stored
 from secondsite.engine.remote.agent.request import Request
 from secondsite.engine.remote.link.calls import Call
 from secondsite.engine.results import Verified
+from secondsite.engine.store.place import is_log
 
 
 def verify(request: Request, call: Call, args: q.Verify) -> None:
-    """It ends with the call: who asked may go away, or stop it."""
+    """It ends with the call: who asked may go away, or stop it. Raises IsLog for a log that only he has the key to."""
+    if is_log(request.folder) and stored.is_sealed(request):
+        raise errors.IsLog("is encrypted, and its key is not here", path=request.name)
 
     def tell(now: Progress) -> None:
         with contextlib.suppress(errors.Error):  # `cancel` sees that nobody listens any more

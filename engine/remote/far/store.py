@@ -213,6 +213,8 @@ class RemoteStore(FencedStore):
             while more:
                 found, _ = self._answer(call, o.Found)
                 more = found.more
+                if more and not found.entries:
+                    raise protocol.Garbled("a part of a list without entries", path=call.peer)
                 for entry in (Entry(*one) for one in found.entries):
                     if not entry.name.startswith(folder) or entry.name <= last or entry.size < 0:
                         raise protocol.Garbled("its objects do not ascend", path=call.peer)
