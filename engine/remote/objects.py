@@ -17,6 +17,10 @@ from secondsite.engine.store.log import layout
 OPERATION = "store"
 # What a cycle replaces; everything else is written once, unless an administrator replaces it.
 MOVING = (layout.HEAD, layout.HEAD + SUFFIX)
+# What lies here is small, and goes soon: who reads, and the store's clock. Whoever is paired may write there, and
+# touch again what he knows the name of; only an administrator is told names.
+PASSING = ("readers/", "clock/")
+MAX_PASSING, MAX_PASSING_BYTES = 1000, 64 << 10
 
 # Bytes of one answer, of one message with a part of an object (2 s at 1 Mbit/s, since the
 # fence is renewed between them), and of an object (FORMAT.md of the store, section 3).

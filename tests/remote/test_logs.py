@@ -25,7 +25,7 @@ from secondsite.engine.remote.agent import operations
 from secondsite.engine.remote.far.store import RemoteStore
 from secondsite.engine.remote.home import Home
 from secondsite.engine.remote.link import protocol
-from secondsite.engine.store.base import Exists
+from secondsite.engine.store.base import Exists, Failed
 from secondsite.engine.store.folder import FolderStore
 from secondsite.engine.store.log import layout, segment
 from secondsite.engine.store.place import OWN
@@ -160,6 +160,29 @@ def test_who_may_only_read_writes_nothing(there: Site, tmp_path: Path) -> None:
             with pytest.raises(errors.Refused, match="may not"):
                 call()
     assert engine.verify(there.root / "disk").ok
+
+
+def test_who_reads_may_say_so(there: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And hold back nobody else: names of such notes are told to who administers alone."""
+    reader, other = there.host("a", allow="read"), there.host("b", allow="send")
+    admin = there.host("c", allow="administer")
+    with store(there, reader) as made, store(there, other) as second, store(there, admin) as third:
+        etag = made.put_if_absent("readers/0123", b"5")
+        assert made.replace("readers/0123", b"6", etag) == third.get("readers/0123").etag
+        assert list(second.list()) == list(second.list("readers/")) == []
+        assert [entry.name for entry in third.list()] == ["readers/0123"]
+        made.delete("readers/0123")
+        second.put_if_absent("clock/1", b"")
+        second.delete("clock/1")
+        assert list(third.list()) == []
+        for name, size in (("readers/1", 100_000), ("readersx", 0), ("readers/../x", 0)):
+            with pytest.raises(errors.Error):
+                made.put_if_absent(name, bytes(size))
+        monkeypatch.setattr(objects, "MAX_PASSING", 12)
+        for number in range(12):
+            made.put_if_absent(f"readers/{number}", b"")
+        with pytest.raises(Failed, match="too much"):
+            made.put_if_absent("readers/more", b"")
 
 
 def test_heads_that_were_replaced_stay_a_while(there: Site, tmp_path: Path) -> None:
