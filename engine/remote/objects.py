@@ -30,6 +30,9 @@ MAX_OBJECT = (4 << 30) + (64 << 20)
 MAX_ENTRIES = 400
 
 
+Why = Literal["exists", "changed", "absent"]
+
+
 class Store(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The objects of one replica; answered by Ready."""
 
@@ -94,7 +97,7 @@ class Made(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="made"):
 class No(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="no"):
     """It was not done, and why."""
 
-    why: Literal["exists", "changed", "absent"]
+    why: Why
 
 
 class Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="content"):

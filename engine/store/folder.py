@@ -17,12 +17,22 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from secondsite.engine import errors
-from secondsite.engine.files import Files, Lock
+from secondsite.engine.files import Files, LocalFiles, Lock
 from secondsite.engine.files.confined import ConfinedFiles
 from secondsite.engine.files.flushing import Flushing
 from secondsite.engine.images.base import Image
 from secondsite.engine.store import trailer
-from secondsite.engine.store.base import Absent, Changed, Content, Entry, Exists, Failed, Fence, check_name
+from secondsite.engine.store.base import (
+    Absent,
+    Changed,
+    Content,
+    Denied,
+    Entry,
+    Exists,
+    Failed,
+    Fence,
+    check_name,
+)
 from secondsite.engine.store.leases import FencedStore, ObjectFence
 from secondsite.engine.store.place import OWN
 from secondsite.engine.store.trailer import TRAILER_BYTES, Trailer
@@ -232,6 +242,8 @@ class FolderStore(FencedStore):
         with self._mine:
             if self._writing is not None:
                 return
+            if isinstance(self.files, LocalFiles) and os.path.isdir(self.root) and not os.access(self.root, os.W_OK):
+                raise Denied("we may not write there, or it cannot be written", path=self.label)
             for path in (self.root, self._own, self._new, self._holders):
                 self._folder(path)
             path = posixpath.join(self._own, "writing")

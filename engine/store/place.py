@@ -21,6 +21,7 @@ T = TypeVar("T")
 SCHEMES = ("azure", "s3")
 # What a store in a folder needs for itself lies here: no object's name has such a character.
 OWN = "store~"
+_MARKS = {OWN, "head.json"}
 MAX_PREFIX = 200
 # Of Azure, and of S3 without the dots that certificates do not cover.
 _CONTAINER = re.compile(r"(?=.{3,63}$)[a-z0-9]+(?:-[a-z0-9]+)*")
@@ -50,7 +51,7 @@ def is_url(text: str) -> bool:
 
 def is_log(folder: str) -> bool:
     """Whether a folder is a store, or a copy of one. No other replica has either name."""
-    return any(os.path.lexists(os.path.join(folder, name)) for name in (OWN, "head.json"))
+    return any(os.path.lexists(os.path.join(folder, name)) for name in _MARKS)
 
 
 # The URL of an agent's replica that is known to be a log while a call is made again.
@@ -92,7 +93,8 @@ def becomes_log(replica: str, history: str) -> bool:
     """Whether a cycle goes into a log. Raises Refused for a folder that holds something else."""
     if history != "log" or is_place(replica):
         return is_place(replica)
-    if os.path.isdir(replica) and os.listdir(replica):  # noqa: PTH208
+    names = os.listdir(replica) if os.path.isdir(replica) else []  # noqa: PTH208
+    if names and not _MARKS & set(names):  # it may have become one just now
         raise errors.Refused("holds something else than a log, which is to have a folder of its own", path=replica)
     return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 
 import pytest
 
@@ -121,3 +122,21 @@ def test_a_point_of_a_log_is_served(disk, log, tmp_path):
         assert image.read(4 * MIB, 2 * MIB) == disk.read_bytes()[4 * MIB : 6 * MIB]
         engine.replicate(disk, log)
         assert image.read(10 * MIB, 7) == bytes(7)
+
+
+@pytest.mark.needs("root", "mount")
+def test_a_medium_that_cannot_be_written_is_read(shell, disk, tmp_path):
+    (tmp_path / "stick").mkdir()
+    mount = ("mount", "-t", "tmpfs", "-o", "size=64m", "secondsite-test", str(tmp_path / "stick"))
+    subprocess.run(mount, check=True)
+    try:
+        log = tmp_path / "stick" / "log"
+        shell.ok("replicate", "--history", "log", disk, log)
+        subprocess.run(("mount", "-o", "remount,ro", str(tmp_path / "stick")), check=True)
+        for command in (("verify", log), ("points", log), ("info", log), ("restore", log, tmp_path / "out.raw")):
+            assert shell(*command).status == 0, command
+        assert (tmp_path / "out.raw").read_bytes() == disk.read_bytes()
+        done = shell("replicate", disk, log)
+        assert done.status == 3 and "cannot be written" in done.complaint
+    finally:
+        subprocess.run(("umount", "--lazy", str(tmp_path / "stick")), check=True)

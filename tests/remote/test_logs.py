@@ -19,7 +19,7 @@ from test_flips import through
 from secondsite import engine
 from secondsite.engine import errors
 from secondsite.engine.remote import hosts, objects
-from secondsite.engine.remote.agent import operations
+from secondsite.engine.remote.agent import operations, stored
 from secondsite.engine.remote.link import protocol
 from secondsite.engine.store.base import Exists, Failed
 from secondsite.engine.store.folder import FolderStore
@@ -221,6 +221,31 @@ def test_wild_questions_do_no_harm(there: Site, number: int) -> None:
     assert sorted(path.name for path in there.root.iterdir()) == ["disk", "outside", "x"]
     names = {path.name for path in (there.root / "disk").iterdir()}
     assert names <= {OWN, "still", "a"} and not list((there.root / "disk" / OWN / "new").iterdir())
+
+
+LIES: list[Any] = [
+    objects.Found([("other", 1, "", 0.0)]), objects.Found([("a", -1, "", 0.0)]), objects.Found([("a", 1, "", 0.0)] * 2),
+    objects.Found([], more=True), objects.Content(-1, "", {}), objects.Content(1 << 62, "", {}), objects.Made("x"),
+    objects.Content(10, "", {}), objects.No("changed"), objects.Ready(0.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("lie", LIES, ids=repr)
+def test_an_agent_that_lies_is_not_believed(there: Site, monkeypatch: pytest.MonkeyPatch, lie: Any) -> None:
+    """Each answer is another than to what was asked; the caller gets an error of ours, and waits for nothing."""
+    state, body = there.host(allow="send,read"), b"12345" if isinstance(lie, objects.Content) else b""
+    monkeypatch.setattr(stored._Channel, "_answer", lambda self, asked, part: self.call.send(lie, body))
+    with store(there, state) as made:
+        calls = [lambda: made.get("a", 0, 7), lambda: made.get("a"), lambda: made.stat("a")]
+        calls.append(lambda: list(made.list("a/")))
+        if not isinstance(lie, objects.Made):
+            calls.append(lambda: made.put_if_absent("a", b"1"))
+        for call in calls:
+            try:
+                found = call()
+            except errors.Error:
+                continue
+            assert lie == objects.Found([("a", 1, "", 0.0)]) or found in (None, []), found
 
 
 def test_an_agent_without_it_says_so(there: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

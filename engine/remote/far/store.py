@@ -103,11 +103,11 @@ class RemoteStore(FencedStore):
                 raise
             raise Failed(error.message, path=self.label) from None
 
-    def _answer(self, call: Call, kind: type[Any]) -> tuple[Any, Any]:
-        """(answer, body): of this kind, or No."""
+    def _answer(self, call: Call, kind: type[Any], why: o.Why | None = None) -> tuple[Any, Any]:
+        """(answer, body): of this kind, or a No that says so. Raises Garbled for another."""
         message = call.receive()
         found = protocol.decode(message.control, _ANSWERS, call.peer)
-        if not isinstance(found, o.No | kind):
+        if not isinstance(found, kind) and (why is None or found != o.No(why)):
             raise protocol.Garbled("another answer than to what was asked", path=call.peer)
         return found, message.body
 
@@ -145,7 +145,7 @@ class RemoteStore(FencedStore):
             call.send(asked, view[: o.PART_BYTES])
             for at in range(o.PART_BYTES, len(view), o.PART_BYTES):
                 call.send(None, view[at : at + o.PART_BYTES])
-            answer, _ = self._answer(call, o.Made)
+            answer, _ = self._answer(call, o.Made, "exists" if isinstance(asked, o.Put) else "changed")
         self._raise(answer, asked.name)
         return str(answer.etag)
 
@@ -160,7 +160,7 @@ class RemoteStore(FencedStore):
         check_name(name)
         with self._channel() as call:
             call.send(o.Get(name, start, o.MAX_GET if length is None else min(length, o.MAX_GET)))
-            first, body = self._answer(call, o.Content)
+            first, body = self._answer(call, o.Content, "absent")
             parts = [body]
             if not isinstance(first, o.No):
                 if first.size < 0:
@@ -174,18 +174,21 @@ class RemoteStore(FencedStore):
 
     def _rest(self, call: Call, first: o.Content, name: str, start: int, wanted: int) -> Iterator[Any]:
         """What one answer does not hold, a few asked for ahead."""
-        asked = [(at, min(o.MAX_GET, wanted - at)) for at in range(o.MAX_GET, wanted, o.MAX_GET)]
-        for at, length in asked[:_AHEAD]:
-            call.send(o.Get(name, start + at, length))
-        for number, (_, length) in enumerate(asked):
-            found, body = self._answer(call, o.Content)
+        parts = range(o.MAX_GET, wanted, o.MAX_GET)  # of an agent that lies there may be very many
+
+        def ask(at: int) -> None:
+            call.send(o.Get(name, start + at, min(o.MAX_GET, wanted - at)))
+
+        for at in parts[:_AHEAD]:
+            ask(at)
+        for number, part in enumerate(parts):
+            found, body = self._answer(call, o.Content, "absent")
             if isinstance(found, o.No) or found.etag != first.etag:
                 raise Failed("it changed while it was read", path=self.path(name))
-            self._check(call, len(body), length)
+            self._check(call, len(body), min(o.MAX_GET, wanted - part))
             yield body
-            if number + _AHEAD < len(asked):
-                at, length = asked[number + _AHEAD]
-                call.send(o.Get(name, start + at, length))
+            if number + _AHEAD < len(parts):
+                ask(parts[number + _AHEAD])
 
     def _check(self, call: Call, came: int, wanted: int) -> None:
         if came != wanted:
