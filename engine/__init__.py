@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from secondsite.engine.images import Extent, Image, RawImage, open_image
     from secondsite.engine.images.vhdx.create import create_vhdx
     from secondsite.engine.inspection import check_image, image_map, info, points
-    from secondsite.engine.maintain import cancel_resync, open_point, prune, raise_epoch
+    from secondsite.engine.maintain import cancel_resync, open_point, prune, prune_report, raise_epoch
     from secondsite.engine.materialization import materialize
     from secondsite.engine.progress import Progress
     from secondsite.engine.qemu.machine import Qemu
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
         MapExtent,
         Materialized,
         PointInfo,
+        Pruned,
         ReplicaInfo,
         Replicated,
         Restored,
@@ -88,6 +89,7 @@ _HOME = {
     "open_point": "maintain",
     "cancel_resync": "maintain",
     "prune": "maintain",
+    "prune_report": "maintain",
     "raise_epoch": "maintain",
     "Progress": "progress",
     "Qemu": "qemu.machine",
@@ -129,6 +131,7 @@ _HOME = {
     "image_map": "inspection",
     "ImageInfo": "results",
     "PointInfo": "results",
+    "Pruned": "results",
     "ReplicaInfo": "results",
     "Replicated": "results",
     "Restored": "results",
@@ -153,13 +156,13 @@ _HOME = {
 __all__ = [
     "Adopted", "AgentAt", "Converted", "Disk", "Error", "Extent", "Finding", "Followed", "HostIdentity", "Image",
     "ImageInfo", "Key", "KeyInfo", "Link", "MapExtent", "Materialized", "PairedHost", "PointInfo", "Progress",
-    "Qemu", "RawImage", "ReplicaInfo", "Replicated", "Restored", "SeedExported", "SeedImported", "Serving",
+    "Pruned", "Qemu", "RawImage", "ReplicaInfo", "Replicated", "Restored", "SeedExported", "SeedImported", "Serving",
     "Status", "StoreChecked", "Tracking", "Verified", "add_key", "adopt", "agent", "cancel_resync", "check_image",
     "check_store", "convert", "create_vhdx", "export_hrl", "export_seed", "host_identity", "image_map",
     "import_seed", "info", "init_identity", "materialize", "new_key_file", "open_image", "open_point", "pair",
-    "peers", "points", "prune", "raise_epoch", "registration_key", "remove_key", "renew_identity", "replica_keys",
-    "replicate", "replicate_logs", "replicate_together", "restore", "revoke", "serve", "standby", "track",
-    "tracking_status", "using_key", "verify", "watch",
+    "peers", "points", "prune", "prune_report", "raise_epoch", "registration_key", "remove_key", "renew_identity",
+    "replica_keys", "replicate", "replicate_logs", "replicate_together", "restore", "revoke", "serve", "standby",
+    "track", "tracking_status", "using_key", "verify", "watch",
 ]  # fmt: skip
 
 

@@ -219,7 +219,7 @@ class _Stored:
         self, replica: StoredReplica, at: str, told: Again, workers: int, monitor: Monitor, stack: ExitStack
     ) -> None:  # fmt: skip
         self.replica, self.told, self.workers, self.monitor = replica, told, workers, monitor
-        self.view = stack.enter_context(replica.choose(at))
+        self.view = stack.enter_context(replica.reading(at, told.say))
         self.point, self.identity = self.view.point, self.view.identity
 
     @property

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from secondsite.engine import errors, units
 from secondsite.engine.files import Files
 from secondsite.engine.images import Image
+from secondsite.engine.progress import Monitor
 from secondsite.engine.remote import reach, url
 from secondsite.engine.replica import prune as pruning
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.view import PointView
+from secondsite.engine.results import Pruned
 from secondsite.engine.store.place import finding_logs, is_place
 
 
@@ -57,17 +59,53 @@ def prune(
 
     Those that stay restore the same bytes. The newest point is the head and cannot be dropped.
     """
-    if (keep is None) == (drop is None) or (keep is not None and keep < 1):
+    if (keep is None) == (drop is None):
+        raise errors.Usage("give either keep (at least 1) or the points to drop")
+    return prune_report(replica, keep=keep, drop=drop, files=files, state=state).points
+
+
+@finding_logs
+def prune_report(
+    replica: str | os.PathLike[str],
+    *,
+    keep: int | None = None,
+    drop: list[str] | None = None,
+    collect: bool = False,
+    grace: float | None = None,
+    files: Files | None = None,
+    state: str | os.PathLike[str] | None = None,
+    cancel: Callable[[], bool] | None = None,
+) -> Pruned:
+    """As `prune`, and what it freed. In a store the objects that only dropped points named are removed by a later call
+    or cycle, `grace` seconds afterwards (an hour) and not while somebody reads such a point; that is done without
+    `keep` and `drop` too. `collect` looks through all maps for what no point names.
+    """
+    if (keep is not None and drop is not None) or (keep is not None and keep < 1):
         raise errors.Usage("give either keep (at least 1) or the points to drop")
     units.check_number(keep or 1, "keep")
-    if url.is_remote(os.fspath(replica)):
-        return reach.prune(os.fspath(replica), state, keep=keep, drop=drop)
-    opened = Replica.open(os.fspath(replica), files)
+    root = os.fspath(replica)
+    if files is None and is_place(root):
+        from secondsite.engine.store.log import calls
+
+        monitor = Monitor(None, cancel)
+        return calls.prune(
+            root, keep=keep, drop=drop or [], collect=collect, grace=grace, monitor=monitor, state=state
+        )  # fmt: skip
+    stored = collect or grace is not None or (keep is None and drop is None)
+    if stored and url.is_remote(root):
+        reach.prune(root, state, keep=None, drop=[])  # it may say that it is a log
+    if collect or grace is not None:
+        raise errors.Usage("a grace and a collection are for a replica in a store")
+    if keep is None and drop is None:
+        raise errors.Usage("give either keep (at least 1) or the points to drop")
+    if url.is_remote(root):
+        return Pruned(reach.prune(root, state, keep=keep, drop=drop))
+    opened = Replica.open(root, files)
     with opened.writing():
         if keep is not None:
-            return pruning.keep_newest(opened, keep)
+            return Pruned(pruning.keep_newest(opened, keep))
         chosen = {opened.choose(name).generation for name in drop or []}
-        return pruning.drop(opened, sorted(chosen))
+        return Pruned(pruning.drop(opened, sorted(chosen)))
 
 
 def raise_epoch(

@@ -86,7 +86,7 @@ def replicate(
     folder of what this host knows of others, `schedule` a calendar of rates (remote/link/schedule.py) or `@FILE`, and
     `link` says how often is tried again. Such a SOURCE may be a replica's folder: its newest point goes on to a third
     site. A replica `azure://CONTAINER/PREFIX` or `s3://BUCKET/PREFIX` is in an object store (store/FORMAT.md), which
-    the environment or a file opens (store/credentials.py); resync, keep, limit and schedule are not for it yet.
+    the environment or a file opens (store/credentials.py); resync, limit and schedule are not for it yet.
 
     `block_size` (bytes, a power of two from 4 KiB to 4 MiB) counts for a new replica; for an existing one it must be
     its own. `codec` packs the undo deltas. `keep` drops all but the newest so many points afterwards. `limit` is in
@@ -118,7 +118,8 @@ def replicate(
         from secondsite.engine.store.log import calls
 
         calls.refuse(
-            resync=resync, keep=keep, limit=limit, schedule=schedule,
+            resync=resync, limit=limit, schedule=schedule,
+            keep=keep and url.is_remote(os.fspath(replica)),  # who only sends drops nothing
             retries=link and not url.is_remote(os.fspath(replica)),  # calls of an agent are made again as a store's
             history=kept != "auto",
         )

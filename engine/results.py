@@ -51,6 +51,18 @@ class Replicated:
 
 
 @dataclass(frozen=True, slots=True)
+class Pruned:
+    """So many points were dropped. Of a replica in a store `freed_bytes` were removed by this call, and
+    `condemned_bytes` wait until a later one, as somebody may be reading them.
+    """
+
+    points: int
+    freed_bytes: int = 0
+    condemned_bytes: int = 0
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
 class PointInfo:
     """A point as `points` lists it. `damaged` with `problem` where it is known not to restore. `history` says how it is
     kept: head, undo or clone; seed or held where it can be restored only once the replica's seed was imported.

@@ -16,7 +16,7 @@ from secondsite.engine import errors
 from secondsite.engine.store.place import is_place
 
 WIDTH = 12
-MAX_GENERATION = 10**WIDTH - 1
+MAX_GENERATION: int = 10**WIDTH - 1
 
 
 class Layout:

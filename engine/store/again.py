@@ -14,6 +14,7 @@ class Again:
 
     def __init__(self) -> None:
         self.again, self.last = 0, ""
+        self._said: list[str] = []
 
     def told(self, retry: Retry) -> None:
         """One more."""
@@ -23,10 +24,16 @@ class Again:
     def fresh(self) -> list[str]:
         """The warnings, for who asks again and again: each call is counted once."""
         told = self.warnings
-        self.again = 0
+        self.again, self._said = 0, []
         return told
+
+    def say(self, warning: str) -> None:
+        """Something else that is to be known of the store."""
+        _log.warning("%s", warning)
+        self._said.append(warning)
 
     @property
     def warnings(self) -> list[str]:
-        """At most one."""
-        return [f"{self.again} calls of the store were made again, the last after {self.last}"] if self.again else []
+        """What was said, and at most one of all calls that were made again."""
+        again = [f"{self.again} calls of the store were made again, the last after {self.last}"] if self.again else []
+        return [*self._said, *again]

@@ -140,3 +140,43 @@ def test_a_medium_that_cannot_be_written_is_read(shell, disk, tmp_path):
         assert done.status == 3 and "cannot be written" in done.complaint
     finally:
         subprocess.run(("umount", "--lazy", str(tmp_path / "stick")), check=True)
+
+
+def test_points_are_dropped_and_what_they_named_goes_later(shell, disk, log):
+    for _ in range(3):
+        with disk.open("r+b") as file:
+            file.seek(12 * MIB)
+            file.write(os.urandom(65536))
+        shell.ok("replicate", disk, log)
+    before = size(log)
+    told = shell.ok("prune", log, "--drop", "2", "--drop", "3")
+    assert told.startswith("2 points dropped; ") and told.rstrip().endswith(" KiB go when the grace is over")
+    assert size(log) >= before and "0 points dropped" in shell.ok("prune", log)
+    done = shell.json("prune", log, "--keep", "1", "--grace", "0", "--json")
+    assert done["dropped"] == 1 and 65536 < done["freed_bytes"] < 131072 and done["warnings"] == []
+    shell.ok("prune", log, "--grace", "0")
+    assert size(log) < before - 65536 and shell.ok("verify", log).startswith("ok: point 4")
+    (log / "maps" / "000000000004" / "aaaaaa").write_bytes(b"of a cycle that came to nothing")
+    assert shell.json("prune", log, "--collect", "--grace", "0", "--json")["warnings"] == []
+    shell.ok("prune", log, "--grace", "0")
+    assert not (log / "maps" / "000000000004" / "aaaaaa").exists()
+    with disk.open("r+b") as file:
+        file.write(os.urandom(65536))
+    done = shell.json("replicate", disk, log, "--keep", "1", "--json")
+    assert (done["point"], done["pruned"]) == ("5", 1)
+    assert [point["point"] for point in shell.json("points", log, "--json")["points"]] == ["5"]
+    done = shell("prune", log, "--drop", "5")
+    assert done.status == 3 and "newest point is the head and stays" in done.complaint
+    done = shell("prune", log, "--keep", "0")
+    assert done.status == 2 and "keep (at least 1)" in done.complaint
+
+
+def size(folder):
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_grace_is_for_a_store(shell, disk, tmp_path):
+    shell.ok("replicate", disk, tmp_path / "plain")
+    for more in (["--collect"], ["--grace", "5"]):
+        done = shell("prune", tmp_path / "plain", "--keep", "1", *more)
+        assert done.status == 2 and "are for a replica in a store" in done.complaint

@@ -242,7 +242,7 @@ def test_a_page_that_counts_other_points_than_the_head_is_damage(monkeypatch):
     with pytest.raises(errors.Damaged):
         pages.load(made.store, "00" * 16, page)
     kept = made.all[3 : page.count]
-    assert pages.load(made.store, made.head.replica_id, pages.behind(page, tuple(kept))) == tuple(kept)
+    assert pages.load(made.store, made.head.replica_id, pages.within(page, tuple(kept))) == tuple(kept)
 
 
 def test_a_record_of_any_length_is_not_read(monkeypatch):

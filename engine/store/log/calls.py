@@ -19,15 +19,18 @@ from secondsite.engine.remote.sending.asking import Asking, at_rest, result
 from secondsite.engine.remote.sending.mapcache import MapCache
 from secondsite.engine.remote.sending.sender import Sending, Transfer
 from secondsite.engine.remote.sending.tally import Sent
-from secondsite.engine.results import PointInfo, ReplicaInfo, Replicated, Restored, Verified
+from secondsite.engine.results import PointInfo, Pruned, ReplicaInfo, Replicated, Restored, Verified
 from secondsite.engine.source import Given
 from secondsite.engine.store import place
 from secondsite.engine.store.again import Again
-from secondsite.engine.store.base import Store
+from secondsite.engine.store.base import MAX_FENCE, Store
 from secondsite.engine.store.locked import Locked
-from secondsite.engine.store.log import reading
+from secondsite.engine.store.log import head as heads
+from secondsite.engine.store.log import readers, reading
+from secondsite.engine.store.log.collect import unnamed
+from secondsite.engine.store.log.prune import GRACE_SECONDS, Pruning
 from secondsite.engine.store.log.reading import LogPoint, Replica
-from secondsite.engine.store.log.writing import Into, attempt
+from secondsite.engine.store.log.writing import Into, attempt, holding
 from secondsite.engine.store.opening import open_replica
 from secondsite.engine.trackers import choose
 from secondsite.engine.work import Options
@@ -81,7 +84,7 @@ def replicate(
             sample=options.distrust, trusted=asking.unchanged if options.trust_mtime else lambda state: False,
             meet=asking.meet,
         )  # fmt: skip
-        into = Into(opened.store, lambda: files.temporary(str(home.maps)), options.clock)
+        into = Into(opened.store, lambda: files.temporary(str(home.maps)), options.clock, keep=options.keep)
 
         def run() -> Sending:
             with attempt(into, origin, terms) as target:
@@ -96,7 +99,7 @@ def replicate(
 @contextmanager
 def open_point(url: str, at: str, state: State = None) -> Iterator[LogPoint]:
     """A point as a read-only Image, each block proved when it is read."""
-    with _Opened(url, None, state) as opened, Replica.open(opened.store).choose(at) as point:
+    with _Opened(url, None, state) as opened, Replica.open(opened.store).reading(at, opened.say) as point:
         yield point
 
 
@@ -148,7 +151,7 @@ def verify(url: str, *, at: str | None, monitor: Monitor, sealed: bool = False, 
 
 def _verify(url: str, at: str | None, monitor: Monitor, state: State) -> Verified:
     began = time.monotonic()
-    with _Opened(url, monitor.cancel, state) as opened:
+    with _Opened(url, monitor.cancel, state) as opened, readers.registered(opened.store, readers.EVERY, opened.say):
         replica = Replica.open(opened.store)
         damaged: dict[str, str] = {}
         if at is None:
@@ -170,6 +173,29 @@ def _verify(url: str, at: str | None, monitor: Monitor, state: State) -> Verifie
         return Verified(not damaged, newest, blocks, [], damaged, seconds, opened.warnings)
 
 
+def prune(
+    url: str, *, keep: int | None, drop: list[str], collect: bool, grace: float | None, monitor: Monitor,
+    state: State = None,
+) -> Pruned:  # fmt: skip
+    """Drop points, condemn what nothing names any more, and remove what was condemned `grace` seconds ago (an hour).
+    `collect` reads every map for that. Raises Held while a cycle runs.
+    """
+    with _Opened(url, monitor.cancel, state) as opened:
+        identity, store = Replica.open(opened.store).identity, opened.store
+        with holding(store, identity, MAX_FENCE) as fence:
+            made = Pruning(store, identity, heads.load(store, identity), fence, monitor)
+            if keep is not None:
+                made.planned(lambda: made.keep(keep))
+            made.planned(lambda: made.drop(drop))
+            if collect:
+                made.planned(lambda: made.condemn(made.head, unnamed(store, identity, made.head, monitor)))
+            made.planned(lambda: made.sweep(GRACE_SECONDS if grace is None else grace))
+        tally = made.tally
+        return Pruned(
+            tally.points, tally.freed_bytes, tally.condemned_bytes, [*tally.warnings, *opened.warnings]
+        )  # fmt: skip
+
+
 def restore(
     url: str, output: str | os.PathLike[str], *, at: str, format: str, subformat: str | None, workers: int,
     monitor: Monitor, state: State = None,
@@ -179,7 +205,7 @@ def restore(
     conversion.refuse_existing(target)
     if place.is_log(url):
         conversion.refuse_inside(url, target)
-    with _Opened(url, monitor.cancel, state) as opened, Replica.open(opened.store).choose(at) as point:
+    with _Opened(url, monitor.cancel, state) as opened, Replica.open(opened.store).reading(at, opened.say) as point:
         tally = conversion.write_new(point, target, format, subformat, workers, monitor)
         with open_image(target, format=format) as made:
             size = made.size

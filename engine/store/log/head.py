@@ -8,7 +8,8 @@ from secondsite.engine import errors
 from secondsite.engine.replica import record
 from secondsite.engine.replica.identity import Identity
 from secondsite.engine.store.base import Absent, Changed, Exists, Fence, Store
-from secondsite.engine.store.log import named, pages, rows
+from secondsite.engine.store.log import condemned, named, pages, rows
+from secondsite.engine.store.log.condemned import Condemned
 from secondsite.engine.store.log.layout import HEAD, IDENTITY
 from secondsite.engine.store.log.pages import Page
 from secondsite.engine.store.log.rows import Row
@@ -29,6 +30,7 @@ class Head:
     source_format: str
     pages: tuple[Page, ...] = ()
     recent: tuple[Row, ...] = ()
+    condemned: tuple[Condemned, ...] = ()
     etag: str = ""
 
     def of(self, identity: Identity) -> Identity:
@@ -54,7 +56,7 @@ class Head:
         return record.pack({
             "replica_id": self.replica_id, "epoch": self.epoch, "source": self.source,
             "source_format": self.source_format, "turn": named.turn(), "pages": pages.pack(self.pages),
-            "points": rows.pack(self.recent),
+            "points": rows.pack(self.recent), "condemned": condemned.pack(self.condemned),
         })  # fmt: skip
 
     def with_point(self, store: Store, row: Row, identity: Identity) -> Head:
@@ -118,7 +120,8 @@ def load(store: Store, identity: Identity) -> Head:
         raise errors.Damaged("its points do not follow its pages of the catalogue", path=path)
     return Head(
         identity.replica_id.hex(), record.field(fields, "epoch", int, path), record.field(fields, "source", str, path),
-        record.field(fields, "source_format", str, path), older, recent, found.etag,
+        record.field(fields, "source_format", str, path), older, recent,
+        condemned.parse(record.field(fields, "condemned", list, path), path), found.etag,
     )  # fmt: skip
 
 
@@ -138,5 +141,11 @@ def move(store: Store, head: Head, fence: Fence) -> Head:
 
 def become(store: Store, head: Head, identity: Identity, fence: Fence) -> Head:
     """Put the same points there, of what the replica is from now on. Raises Changed or Fenced."""
-    made = replace(head, epoch=identity.epoch, source=identity.source, source_format=identity.source_format)
-    return replace(made, etag=store.replace(HEAD, made.pack(), head.etag, {"epoch": str(made.epoch)}, fence))
+    return put(
+        store, replace(head, epoch=identity.epoch, source=identity.source, source_format=identity.source_format), fence
+    )
+
+
+def put(store: Store, head: Head, fence: Fence) -> Head:
+    """As `move`, where the newest point stays what it is."""
+    return replace(head, etag=store.replace(HEAD, head.pack(), head.etag, {"epoch": str(head.epoch)}, fence))

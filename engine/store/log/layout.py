@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 IDENTITY = "replica.json"
 HEAD = "head.json"
-SEGMENTS, MAPS, POINTS = "segments", "maps", "points"
+SEGMENTS, MAPS, POINTS, CATALOGUE = "segments", "maps", "points", "catalogue"
 _OBJECT = re.compile(r"(segments|maps)/(\d{12})/([0-9a-f]{6})")
 _RANDOM_BITS = 24
 RANDOM = 1 << _RANDOM_BITS
@@ -31,7 +31,7 @@ def manifest(generation: int, digest: str) -> str:
 
 def page(generation: int, digest: str) -> str:
     """Of the catalogue, whose first point was of this generation."""
-    return f"catalogue/{generation:012}-{digest}.json"
+    return f"{CATALOGUE}/{generation:012}-{digest}.json"
 
 
 def folder(kind: str, generation: int) -> str:
@@ -44,8 +44,13 @@ def number(generation: int, chance: int) -> int:
     return generation << _RANDOM_BITS | chance
 
 
+def generation_of(number: int) -> int:
+    """Which generation an object was made for."""
+    return number >> _RANDOM_BITS
+
+
 def name(kind: str, number: int) -> str:
-    return f"{folder(kind, number >> _RANDOM_BITS)}{number % RANDOM:06x}"
+    return f"{folder(kind, generation_of(number))}{number % RANDOM:06x}"
 
 
 def number_of(name: str) -> int | None:

@@ -92,9 +92,9 @@ def load(store: Store, replica_id: str, page: Page) -> tuple[Row, ...]:
     return found
 
 
-def behind(page: Page, kept: tuple[Row, ...]) -> Page:
-    """The same object, where only these of its points, which are its last ones, count."""
-    return replace(page, first=kept[0].generation, count=len(kept))
+def within(page: Page, kept: tuple[Row, ...]) -> Page:
+    """The same object, of which only these points count: neighbours, of which it holds no others between them."""
+    return replace(page, first=kept[0].generation, last=kept[-1].generation, count=len(kept))
 
 
 def joined(store: Store, replica_id: str, pages: tuple[Page, ...], more: tuple[Row, ...]) -> tuple[Page, ...]:

@@ -8,7 +8,8 @@ frames of each in the order in which they lie in the store.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from secondsite.engine import errors, kernel
@@ -19,7 +20,7 @@ from secondsite.engine.progress import Monitor
 from secondsite.engine.replica.identity import Identity
 from secondsite.engine.replica.pointimage import PointImage
 from secondsite.engine.store.base import Absent, Store
-from secondsite.engine.store.log import fetch, layout, manifest, tree
+from secondsite.engine.store.log import fetch, layout, manifest, readers, tree
 from secondsite.engine.store.log import head as heads
 from secondsite.engine.store.log.ahead import Streams
 from secondsite.engine.store.log.catalogue import Catalogue
@@ -53,6 +54,12 @@ class Replica:
         except Absent:
             raise errors.Refused("holds no replica", path=store.label) from None
         return cls(store, identity, heads.load(store, identity))
+
+    @contextmanager
+    def reading(self, at: str, warn: Callable[[str], object]) -> Iterator[LogPoint]:
+        """The point that `at` names, which is not removed while it is read. Raises as `choose`."""
+        with readers.reading(self.store, self.identity, self.head, at, warn) as row, self.opened(row) as point:
+            yield point
 
     def point(self, generation: int) -> LogPoint:
         """Raises Refused where there is no such point, Damaged."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
+import time
+from contextlib import ExitStack
 
 from secondsite.engine.store.again import Again
+from secondsite.engine.store.log import readers
 from secondsite.engine.store.log.reading import LogPoint, Replica
 from secondsite.engine.store.opening import open_replica
 from secondsite.engine.store.retry import Limits
@@ -14,6 +17,8 @@ from secondsite.engine.store.retry import Limits
 # says nothing for a minute is reset by most kernels.
 PATIENCE = Limits(attempts=1000, seconds=30.0, longest=4.0)
 _REQUEST_SECONDS = 15.0
+# In the end the store is told that nobody reads any more.
+_PARTING_SECONDS = 3.0
 
 
 class StoredPoint(LogPoint):
@@ -22,18 +27,20 @@ class StoredPoint(LogPoint):
     fd = -1
 
     def __init__(self, url: str, at: str = "latest", state: str | os.PathLike[str] | None = None) -> None:
-        self._ending = threading.Event()
+        self._ending, self._until = threading.Event(), 0.0
+        told = Again()
         store = open_replica(
-            url, told=Again().told, cancel=self._ending.is_set, limits=PATIENCE, timeout=_REQUEST_SECONDS,
-            state=state,
+            url, told=told.told, cancel=self._given_up, limits=PATIENCE, timeout=_REQUEST_SECONDS, state=state
         )
+        self._held = ExitStack()
         try:
+            self._held.callback(store.close)
             replica = Replica.open(store)
-            super().__init__(store, replica.identity, replica.catalogue.choose(at))
+            reading = readers.reading(store, replica.identity, replica.head, at, told.say)
+            super().__init__(store, replica.identity, self._held.enter_context(reading))
         except BaseException:
-            store.close()
+            self._held.close()
             raise
-        self._store = store
 
     @property
     def name(self) -> str:
@@ -48,10 +55,14 @@ class StoredPoint(LogPoint):
         """Nothing in a store changes, but for what is deleted."""
         return None
 
+    def _given_up(self) -> bool:
+        return self._ending.is_set() and time.monotonic() > self._until
+
     def give_up(self) -> None:
         self._ending.set()
 
     def close(self) -> None:
         self._ending.set()
         super().close()
-        self._store.close()
+        self._until = time.monotonic() + _PARTING_SECONDS
+        self._held.close()

@@ -30,7 +30,7 @@ from secondsite.engine.replica.point import Point, data_time, format_time
 from secondsite.engine.source import Source
 from secondsite.engine.store.base import MAX_FENCE, Absent, Entry, Fence, Store
 from secondsite.engine.store.log import head as heads
-from secondsite.engine.store.log import layout, manifest, segment, tree
+from secondsite.engine.store.log import layout, manifest, prune, segment, tree
 from secondsite.engine.store.log.layout import HEAD, PLACE, Place
 from secondsite.engine.store.log.uploads import Uploads
 from secondsite.engine.store.renewing import renewed
@@ -42,12 +42,15 @@ _CODEC = (fmt.ZSTD, 1)
 
 @dataclass(frozen=True)
 class Into:
-    """A store to write into. `temporary` gives unnamed files of this host, `clock` the time of points."""
+    """A store to write into. `temporary` gives unnamed files of this host, `clock` the time of points; of these all but
+    the newest `keep` are dropped after each cycle.
+    """
 
     store: Store
     temporary: Callable[[], Image]
     clock: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC)
     fence_seconds: int = MAX_FENCE
+    keep: int | None = None
 
 
 @contextmanager
@@ -161,16 +164,27 @@ class Attempt:
             assert self.before is not None
             if self.head.of(self.identity) != self.identity:
                 self.head = heads.become(self.store, self.head, self.identity, self.fence)
-            return _done("unchanged", self.before.point)
+            return self._tidied(_done("unchanged", self.before.point), self.head)
         account, taken = self._account(outlet.held, tally), self.spool.laid_bytes
         point = Point(
             self.header.target_generation, data_time(moment, self.began, self.peer), self.header.target_size, seal,
             "delta" if self.before else "initial", tracker, tally.read_bytes, account.changed_bytes, taken + sent_bytes,
             self.identity.epoch, self.head.replica_id,
         )  # fmt: skip
+        before = self.head
         self._commit(manifest.Manifest(point, self._map(outlet)))
-        done = _done(point.kind, point)
+        done = self._tidied(_done(point.kind, point), before)
         return msgspec.structs.replace(done, changed_bytes=account.changed_bytes, data_bytes=account.data_bytes)
+
+    def _tidied(self, done: talk.Done, before: heads.Head) -> talk.Done:
+        """Drop what is too much. The point is there, whatever becomes of this."""
+        pruning = prune.Pruning(self.store, self.identity, self.head, self.fence)
+        try:
+            pruning.after_cycle(before, self.into.keep)
+        except errors.Error as error:
+            pruning.tally.warnings.append(f"points were not pruned: {error}")
+        self.head, tally = pruning.head, pruning.tally
+        return msgspec.structs.replace(done, pruned=tally.points, warnings=tally.warnings)
 
     def _account(self, held: BlockMap, tally: scan.Tally) -> Account:
         """What the cycle changes: the scan has seen all of it where no attempt before brought a part."""
