@@ -62,15 +62,12 @@ def reading(
 class _Reader:
     def __init__(self, store: Store, name: str, generation: int) -> None:
         self.store, self.name, self.generation = store, name, generation
-        self.etag = store.put_if_absent(name, self._said())
-
-    def _said(self) -> bytes:
-        return record.pack({"generation": self.generation, "turn": named.turn()})
+        self.etag = store.put_if_absent(name, said(self.generation))
 
     def renew(self) -> bool:
         """It goes on whatever happens: the next one may be better."""
         try:
-            self.etag = self.store.replace(self.name, self._said(), self.etag)
+            self.etag = self.store.replace(self.name, said(self.generation), self.etag)
         except Changed:  # an answer was lost, or we were away for so long that it was removed
             _quietly(lambda: self.store.delete(self.name))
             _quietly(self._again)
@@ -79,7 +76,12 @@ class _Reader:
         return True
 
     def _again(self) -> None:
-        self.etag = self.store.put_if_absent(self.name, self._said())
+        self.etag = self.store.put_if_absent(self.name, said(self.generation))
+
+
+def said(generation: int) -> bytes:
+    """What a reader puts there; each time something else, as `replace` wants it."""
+    return record.pack({"generation": generation, "turn": named.turn()})
 
 
 def _quietly(call: Callable[[], object]) -> None:
