@@ -80,6 +80,7 @@ disk = Table(
 )  # fmt: skip
 
 # A recovery point of the machine: the generation of each disk, all of one instant. There once all are committed (P16).
+# One that is dropped cannot be chosen any more; its row goes when the replicas have dropped it too.
 point = Table(
     "point", metadata,
     Column("item", ForeignKey("item.id", ondelete="CASCADE"), primary_key=True),
@@ -90,6 +91,7 @@ point = Table(
     Column("pinned", Text),
     Column("generations", JSON, nullable=False),
     Column("changed_bytes", BigInteger, nullable=False, default=0),
+    Column("dropped", Boolean, nullable=False, default=False),
 )  # fmt: skip
 
 # A registration key is known by its digest alone; it opens the door once, within five days (R1.7).

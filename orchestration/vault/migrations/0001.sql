@@ -52,6 +52,7 @@ CREATE TABLE point (
     pinned TEXT,
     generations JSON NOT NULL,
     changed_bytes BIGINT NOT NULL,
+    dropped BOOLEAN NOT NULL,
     PRIMARY KEY (item, number)
 );
 CREATE TABLE key (

@@ -1,0 +1,158 @@
+"""One cycle of a protected machine, and what the vault learns from it."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from secondsite.engine import errors
+from secondsite.orchestration.estate.model import Machine, Policy
+from secondsite.orchestration.health.states import State, step
+from secondsite.orchestration.protection import grid, ledger
+from secondsite.orchestration.protection.ledger import Held, Made
+from secondsite.orchestration.protection.worker import Cut, Worker
+from secondsite.orchestration.retention.decision import dropped
+from secondsite.orchestration.retention.policy import Policy as Keep
+from secondsite.orchestration.retention.rules import SECOND
+from secondsite.orchestration.retention.timeline import Moment, Timeline
+from secondsite.orchestration.scenarios import points
+from secondsite.orchestration.vault.database import Database
+
+# Far enough that an item which an operator has to look at is not due before.
+NEVER = 1e12
+
+
+@dataclass(frozen=True)
+class Protected:
+    """What the estate says of an item: its machine, its policy, and what is kept."""
+
+    machine: Machine
+    policy: Policy
+    keep: Keep
+
+    @property
+    def every(self) -> int:
+        """Seconds between cycles: a policy of tiers is continuous, a point a second."""
+        return self.policy.copy_frequency or (1 if self.policy.tiers else points.frequency(self.policy))
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """The present, three ways; tests pass their own (D13)."""
+
+    utc: Callable[[], float] = time.time
+    moment: Callable[[], Moment] = lambda: this_moment()
+
+    def datetime(self) -> datetime.datetime:
+        return datetime.datetime.fromtimestamp(self.utc(), datetime.UTC)
+
+
+def this_moment() -> Moment:
+    """What this host's clocks say."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return Moment(time.time_ns() // 1000, time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000, boot)
+
+
+@dataclass
+class Cycles:
+    """Runs cycles of items that `holder` has the lease of."""
+
+    database: Database
+    holder: str
+    worker: Worker
+    clocks: Clocks = Clocks()
+
+    def run(self, item: Held, said: Protected, cancel: Callable[[], bool] = lambda: False) -> Held | None:
+        """One cycle. What it raises is written down with the item, but for Cancelled, which is nobody's fault."""
+        resync = item.state is State.RESYNCHRONIZING
+        ledger.begin(self.database, self.holder, item.id, "resync" if resync else "cycle")
+        began, moment = self.clocks.utc(), self.clocks.moment()
+        stamp = datetime.datetime.fromtimestamp(began, datetime.UTC)
+        try:
+            cut = self.worker.replicate(
+                said.machine, item.disks, said.policy, epoch=item.epoch, resync=resync, clock=lambda: stamp,
+                cancel=cancel,
+            )  # fmt: skip
+        except errors.Cancelled:
+            ledger.end(self.database, self.holder, item.id, {})
+            raise
+        except errors.Error as error:
+            self._failed(item, said, error)
+            return None
+        self._done(item, said, cut, began, moment, stamp)
+        self._prune(item, said)
+        return item
+
+    def _done(
+        self, item: Held, said: Protected, cut: Cut, began: float, moment: Moment, stamp: datetime.datetime
+    ) -> None:
+        """R2.1: every cycle that was applied yields a point, with the time at its source."""
+        ended = self.clocks.utc()
+        timeline = Timeline.begin(moment) if item.timeline is None else item.timeline.reach(moment)
+        held = ledger.points(self.database, item.id)
+        made = Made(
+            held[-1].number + 1 if held else 1, stamp.isoformat(), timeline.at, cut.application, None,
+            dict(cut.generations), cut.changed_bytes,
+        )  # fmt: skip
+        after = grid.following(item.due, said.every, ended)
+        statistics = item.statistics.miss(after.missed) if after.missed else item.statistics
+        action = "resync done" if item.state is State.RESYNCHRONIZING else "first copy done"
+        ledger.end(self.database, self.holder, item.id, {
+            "state": int(step(item.state, action) or item.state), "due": after.due, "last": began, "failures": 0,
+            "sending": True, "reason": " ".join(cut.warnings) or None, "timeline": _packed(timeline),
+            "statistics": msgspec.to_builtins(statistics.cycle(cut.changed_bytes, ended - began)),
+            **({"application_last": began} if cut.application else {}),
+        }, made)  # fmt: skip
+
+    def _failed(self, item: Held, said: Protected, error: errors.Error) -> None:
+        """R6.3, R6.4, R7.1f: what may pass is tried again, what does not waits for its operator."""
+        failures, ended = item.failures + 1, self.clocks.utc()
+        values: dict[str, Any] = {
+            "failures": failures, "sending": False, "reason": str(error),
+            "statistics": msgspec.to_builtins(item.statistics.error()),
+            "due": grid.after_failure(failures, said.every, ended) if error.retryable else NEVER,
+        }  # fmt: skip
+        if not error.retryable:
+            action = "resync required" if isinstance(error, errors.Damaged) else "fail"
+            values["state"] = int(step(item.state, action) or State.ERROR)
+        ledger.end(self.database, self.holder, item.id, values)
+
+    def _prune(self, item: Held, said: Protected) -> None:
+        """Drop what no rule keeps: from the vault first, so that nobody chooses it any more, then from the replicas."""
+        held = ledger.points(self.database, item.id)
+        gone = dropped([one.point() for one in held], said.keep.rules(), said.every * SECOND)
+        if gone:
+            ledger.drop(self.database, item.id, gone)
+        ending = ledger.points(self.database, item.id, dropped=True)
+        if ending:
+            ledger.begin(self.database, self.holder, item.id, "prune")
+            kept = [one for one in held if one.number not in set(gone)]
+            if self._sweep(item, kept, ending):
+                ledger.forget(self.database, item.id, [one.number for one in ending])
+            ledger.end(self.database, self.holder, item.id, {})
+
+    def _sweep(self, item: Held, kept: list[Made], ending: list[Made]) -> bool:
+        """Whether the replicas hold no point any more that only dropped ones of the machine had. What is busy or away
+        now is asked again after the next cycle.
+        """
+        swept = True
+        for path, replica in item.disks.items():
+            wanted = {one.generations.get(path) for one in kept}
+            spare = {generation for one in ending if (generation := one.generations.get(path)) is not None} - wanted
+            try:
+                if spare:
+                    self.worker.drop(replica, sorted(spare))
+            except errors.Error:
+                swept = False
+        return swept
+
+
+def _packed(timeline: Timeline) -> Mapping[str, Any]:
+    moment = timeline.moment
+    return {"at": timeline.at, "moment": [moment.wall, moment.since_boot, moment.boot]}

@@ -1,0 +1,204 @@
+"""Items as the vault has them: leases, what a cycle did, points. Each function is one transaction.
+
+A lease says which orchestrator runs an item. Who holds it renews it; one that is older than a minute is nobody's, and
+whoever takes it sees in `doing` what its dead holder was at. Only the clock of the database's host counts, where it is
+a server.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, and_, delete, insert, or_, select, text, update
+
+from secondsite.engine import errors
+from secondsite.orchestration.health.states import State, step
+from secondsite.orchestration.health.statistics import Statistics
+from secondsite.orchestration.retention.point import Point
+from secondsite.orchestration.retention.timeline import Moment, Timeline
+from secondsite.orchestration.vault import schema
+from secondsite.orchestration.vault.database import Database
+
+LEASE_SECONDS = 60.0
+_ITEM, _DISK, _POINT = schema.item, schema.disk, schema.point
+
+
+@dataclass(frozen=True)
+class Held:
+    """An item that this orchestrator has the lease of. `doing` is what a holder before was at when it ended."""
+
+    id: str
+    machine: str
+    protection: str
+    state: State
+    doing: str | None
+    epoch: int
+    due: float
+    last: float | None
+    failures: int
+    statistics: Statistics
+    timeline: Timeline | None
+    disks: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A point of a machine: generations by path of the disk. `at` is on the item's timeline."""
+
+    number: int
+    time: str
+    at: int
+    application: bool
+    pinned: str | None
+    generations: Mapping[str, int]
+    changed_bytes: int
+
+    def point(self) -> Point:
+        """As retention knows it."""
+        return Point(self.number, self.at, self.application, self.pinned is not None)
+
+
+def now(database: Database, clock: float | None = None) -> float:
+    """The present by the clock that leases count by."""
+    if not database.shared:
+        return time.time() if clock is None else clock
+    with database.begin() as connection:
+        return float(connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar() or 0)
+
+
+def claim(database: Database, holder: str, at: float, most: int) -> list[Held]:
+    """At most so many items that are due and nobody's, the longest due first; they are ours for a minute."""
+    free = or_(_ITEM.c.lease_until < at, _ITEM.c.lease_holder.is_(None))
+    with database.begin() as connection:
+        wanted = select(_ITEM.c.id).where(_ITEM.c.due <= at, free).order_by(_ITEM.c.due).limit(most)
+        if database.shared:
+            wanted = wanted.with_for_update(skip_locked=True)
+        ids = list(connection.execute(wanted).scalars())
+        if not ids:
+            return []
+        taking = update(_ITEM).where(_ITEM.c.id.in_(ids))
+        connection.execute(taking.values(lease_holder=holder, lease_until=at + LEASE_SECONDS))
+        return _load(connection, ids)
+
+
+def renew(database: Database, holder: str, ids: Iterable[str], at: float) -> set[str]:
+    """Hold items a minute longer. What is not in the answer was lost: its cycle must not be written down."""
+    held = and_(_ITEM.c.id.in_(list(ids)), _ITEM.c.lease_holder == holder)
+    with database.begin() as connection:
+        connection.execute(update(_ITEM).where(held).values(lease_until=at + LEASE_SECONDS))
+        return set(connection.execute(select(_ITEM.c.id).where(held)).scalars())
+
+
+def give_back(database: Database, holder: str, ids: Iterable[str]) -> None:
+    """Let others have them at once."""
+    held = and_(_ITEM.c.id.in_(list(ids)), _ITEM.c.lease_holder == holder)
+    with database.begin() as connection:
+        connection.execute(update(_ITEM).where(held).values(lease_holder=None, lease_until=0.0))
+
+
+def begin(database: Database, holder: str, item: str, doing: str) -> None:
+    """Write down what is about to be done. Raises Refused where the lease was lost."""
+    _update(database, holder, item, {"doing": doing})
+
+
+def end(database: Database, holder: str, item: str, values: Mapping[str, Any], made: Made | None = None) -> None:
+    """What became of it, and the point that it made, in one transaction. Raises Refused where the lease was lost."""
+    _update(database, holder, item, {"doing": None, **values}, made)
+
+
+def _update(
+    database: Database, holder: str, item: str, values: Mapping[str, Any], made: Made | None = None
+) -> None:
+    with database.begin() as connection:
+        ours = and_(_ITEM.c.id == item, _ITEM.c.lease_holder == holder)
+        if connection.execute(update(_ITEM).where(ours).values(**values)).rowcount != 1:
+            raise errors.Refused("another orchestrator has this item now")
+        if made is not None:
+            row = {**msgspec.to_builtins(made), "item": item}
+            connection.execute(insert(_POINT).values(row))
+
+
+def act(database: Database, machine: str, action: str, at: float) -> State:
+    """An operator's action on an item (health/states.py); what it makes runnable is due at once. Raises Refused where
+    its state does not allow it.
+    """
+    with database.begin() as connection:
+        found = connection.execute(select(_ITEM.c.id, _ITEM.c.state).where(_ITEM.c.machine == machine)).first()
+        if found is None:
+            raise errors.Refused(f"no machine {machine!r} is protected")
+        state = step(State(found.state), action)
+        if state is None:
+            raise errors.Refused(f"R8.1: {machine!r} is {State(found.state).words}; cannot {action}")
+        changed = update(_ITEM).where(_ITEM.c.id == found.id, _ITEM.c.state == found.state)
+        values = {"state": int(state), **({"due": at, "failures": 0} if state.cycles else {})}
+        if connection.execute(changed.values(values)).rowcount != 1:
+            raise errors.Busy(f"{machine!r} changed just now")
+        return state
+
+
+def points(database: Database, item: str, *, dropped: bool = False) -> list[Made]:
+    """Oldest first: those that can be chosen, or those that are dropped and whose replicas may hold them yet."""
+    with database.begin() as connection:
+        return _points(connection, item, dropped)
+
+
+def drop(database: Database, item: str, numbers: Sequence[int]) -> None:
+    """Nobody chooses them any more."""
+    with database.begin() as connection:
+        chosen = update(_POINT).where(_POINT.c.item == item, _POINT.c.number.in_(numbers))
+        connection.execute(chosen.values(dropped=True))
+
+
+def forget(database: Database, item: str, numbers: Sequence[int]) -> None:
+    """The replicas do not hold them any more."""
+    with database.begin() as connection:
+        gone = delete(_POINT).where(_POINT.c.item == item, _POINT.c.number.in_(numbers), _POINT.c.dropped)
+        connection.execute(gone)
+
+
+def pin(database: Database, item: str, number: int, why: str | None) -> None:
+    """Keep a point until it is unpinned (`why` None). Raises Refused where there is no such point."""
+    with database.begin() as connection:
+        chosen = update(_POINT).where(_POINT.c.item == item, _POINT.c.number == number, _POINT.c.dropped.is_(False))
+        if connection.execute(chosen.values(pinned=why)).rowcount != 1:
+            raise errors.Refused(f"there is no point {number}")
+
+
+def load(database: Database, machine: str | None = None) -> list[Held]:
+    """Items, by machine, whoever has them."""
+    with database.begin() as connection:
+        wanted = select(_ITEM.c.id).order_by(_ITEM.c.machine)
+        if machine is not None:
+            wanted = wanted.where(_ITEM.c.machine == machine)
+        return _load(connection, list(connection.execute(wanted).scalars()))
+
+
+def _points(connection: Connection, item: str, dropped: bool) -> list[Made]:
+    chosen = select(_POINT).where(_POINT.c.item == item, _POINT.c.dropped.is_(dropped))
+    rows = connection.execute(chosen.order_by(_POINT.c.number))
+    return [
+        Made(row.number, row.time, row.at, row.application, row.pinned, row.generations, row.changed_bytes)
+        for row in rows
+    ]
+
+
+def _load(connection: Connection, ids: Sequence[str]) -> list[Held]:
+    disks: dict[str, dict[str, str]] = {one: {} for one in ids}
+    for row in connection.execute(select(_DISK).where(_DISK.c.item.in_(ids))):
+        disks[row.item][row.path] = row.replica
+    rows = {row.id: row for row in connection.execute(select(_ITEM).where(_ITEM.c.id.in_(ids)))}
+    return [_held(rows[one], disks[one]) for one in ids if one in rows]
+
+
+def _held(row: Any, disks: Mapping[str, str]) -> Held:
+    timeline = None
+    if row.timeline is not None:
+        timeline = Timeline(row.timeline["at"], Moment(*row.timeline["moment"]))
+    return Held(
+        row.id, row.machine, row.protection, State(row.state), row.doing, row.epoch, row.due, row.last,
+        row.failures, msgspec.convert(row.statistics, Statistics), timeline, disks,
+    )  # fmt: skip

@@ -1,0 +1,12 @@
+"""Protection is tried with real images in folders, on a vault of each kind."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "vault"))
+
+from vaultkit import server, url, vault
+
+__all__ = ["server", "url", "vault"]
