@@ -154,6 +154,40 @@ def test_who_reads_may_say_so(there: Site, monkeypatch: pytest.MonkeyPatch) -> N
             made.put_if_absent("readers/more", b"")
 
 
+def test_who_administers_prunes_it_and_who_reads_is_not_disturbed(there: Site, tmp_path: Path) -> None:
+    sender, reader, source = there.host("a", allow="send"), there.host("b", allow="read"), disk(tmp_path)
+    admin = there.host("c", allow="administer")
+    digests = []
+    for _ in range(4):
+        write(source, MIB, os.urandom(64 * KIB))
+        engine.replicate(source, there.url(), history="log", state=sender)
+        digests.append(digest(source))
+    with pytest.raises(errors.Refused, match="may not"):
+        engine.prune(there.url(), keep=1, state=reader)
+    with pytest.raises(errors.Usage, match="not yet"):
+        engine.replicate(source, there.url(), keep=1, state=sender)
+    with engine.open_point(there.url(), at="2", state=reader) as point:
+        done = engine.prune_report(there.url(), keep=1, grace=0, state=admin)
+        assert (done.points, done.freed_bytes) == (3, 0) and done.condemned_bytes > 2 * 64 * KIB
+        assert engine.prune_report(there.url(), grace=0, state=admin).freed_bytes == 0
+        assert hashlib.sha256(point.read(0, point.size)).hexdigest() == digests[1]
+    assert engine.prune_report(there.url(), grace=0, state=admin).freed_bytes == done.condemned_bytes
+    write(source, 0, b"and on")
+    assert engine.replicate(source, there.url(), state=sender).warnings == []
+    assert restored(tmp_path, there.url(), reader, "4") == digests[3]
+    with pytest.raises(errors.Refused, match="no point 2"):
+        restored(tmp_path, there.url(), reader, "2")
+
+
+def test_a_prune_of_no_log_at_an_agent_says_what_is_for_one(there: Site, tmp_path: Path) -> None:
+    state, source = there.host(allow="send,read,administer"), disk(tmp_path)
+    engine.replicate(source, there.url(), state=state)
+    with pytest.raises(errors.Usage, match="for a replica in a store"):
+        engine.prune_report(there.url(), keep=1, grace=5, state=state)
+    with pytest.raises(errors.Usage, match="give either"):
+        engine.prune_report(there.url(), state=state)
+
+
 def test_heads_that_were_replaced_stay_a_while(there: Site, tmp_path: Path) -> None:
     """A sender who writes a head without points cannot take back what yesterday's head said."""
     state, source = there.host(allow="send,read"), disk(tmp_path)

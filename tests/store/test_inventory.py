@@ -15,6 +15,9 @@ from secondsite.engine.store import inventory
 from secondsite.engine.store.base import Failed
 from secondsite.engine.store.intact import Reading
 from secondsite.engine.store.keyring import KEYS
+from secondsite.engine.store.log import head as heads
+from secondsite.engine.store.log import prune
+from secondsite.engine.store.log.writing import holding
 from secondsite.engine.store.memory import MemoryStore
 from secondsite.engine.store.sealed import SealedStore
 
@@ -107,6 +110,29 @@ def test_what_is_deleted_is_not_missed(below):
     assert missing(below) == set()
     below.delete("a/16")
     assert missing(below) == {"a/16"}
+
+
+def test_what_is_pruned_is_not_missed(below):
+    lab, step = Lab(SealedStore(below, KEY)), changing(4)
+    for _ in range(6):
+        lab.store = SealedStore(below, KEY)
+        lab.cycle(step())
+    notes = sum(name.startswith("inventory/") for name in below.objects)
+    for keep in (3, None, 1):
+        store = SealedStore(below, KEY)
+        identity = heads.load_identity(store)
+        with holding(store, identity, 60) as fence:
+            made = prune.Pruning(store, identity, heads.load(store, identity), fence)
+            if keep:
+                made.keep(keep)
+            assert missing(below) == set()
+            made.sweep(0)
+        assert missing(below) == set()
+    assert sum(name.startswith("points/") for name in below.objects) == 1
+    assert sum(name.startswith("inventory/") for name in below.objects) < notes + 12
+    name = next(name for name in below.objects if name.startswith("maps/"))
+    below.delete(name)
+    assert missing(below) == {name}
 
 
 def test_what_came_and_went_in_one_call_is_not_noted(below):

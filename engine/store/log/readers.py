@@ -10,7 +10,7 @@ from secondsite.engine import errors
 from secondsite.engine.replica import record
 from secondsite.engine.replica.identity import Identity
 from secondsite.engine.replica.layout import MAX_GENERATION
-from secondsite.engine.store.base import Absent, Changed, Rejected, Store
+from secondsite.engine.store.base import Absent, Changed, Store
 from secondsite.engine.store.log import head as heads
 from secondsite.engine.store.log import named
 from secondsite.engine.store.log.catalogue import Catalogue
@@ -34,7 +34,7 @@ def registered(store: Store, generation: int, warn: Callable[[str], object]) -> 
     name = f"{FOLDER}{secrets.token_hex(8)}"
     try:
         reader = _Reader(store, name, generation)
-    except (errors.Refused, errors.Busy, Rejected) as error:
+    except (errors.Refused, errors.Busy, errors.Unreachable) as error:
         warn(f"{error}; so nobody knows that this point is read, and if it is pruned it stays for the grace alone")
         yield False
         return
