@@ -16,6 +16,7 @@ from hosting import Site, soon
 
 from secondsite import engine
 from secondsite.engine import errors
+from secondsite.engine.remote import hosts
 from secondsite.engine.remote.link.connection import Connection
 from secondsite.engine.units import MIB
 
@@ -162,3 +163,17 @@ def test_who_waits_with_a_heartbeat_keeps_the_replica_and_readers_get_in(there: 
     calendar.write_text("none\n")
     sender.join(30)
     assert done.is_set() and head(there) == ours.read_bytes()
+
+
+def test_who_is_revoked_in_the_midst_of_a_transfer_learns_it_at_once_and_does_not_try_again(
+    there: Site, tmp_path: Path
+) -> None:
+    """Also while a limit holds what it sends: the reason comes over the connection that ends then."""
+    state, ours = there.host("old"), image(tmp_path, "ours", 1)
+    engine.replicate(ours, there.url(), state=state, source_id="vm")
+    image(tmp_path, "ours", 2)
+    sender, _ = held_up(ours, there, state, "--retries", "9", "--retry-delays", "0.2")
+    hosts.revoke("old", state=there.there)
+    _, why = sender.communicate(timeout=20)
+    assert sender.returncode == errors.REFUSED and "this host is not paired with you any more" in why, why
+    assert "tried again" not in why

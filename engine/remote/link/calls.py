@@ -67,11 +67,19 @@ class Call:
             step = len(view) if kind == p.REQUEST else min(self.connection._piece(), len(view))
             piece, view = view[:step], view[step:]
             self._reserve(p.HEADER_BYTES + len(control) + len(piece))
-            self.connection._take_tokens(p.HEADER_BYTES + len(control) + len(piece))
-            self.connection._transmit(kind, self.number, control, piece, flags | (p.MORE if len(view) else 0))
+            try:
+                self.connection._take_tokens(p.HEADER_BYTES + len(control) + len(piece), self._check)
+                self.connection._transmit(kind, self.number, control, piece, flags | (p.MORE if len(view) else 0))
+            except errors.Error as error:  # the connection ends soon after the reason was told
+                raise self._failed or error from None
             kind, control = p.DATA, b""
             if not len(view):
                 return
+
+    def _check(self) -> None:
+        if self._failed is not None:
+            raise self._failed
+        self.connection._check()
 
     def _reserve(self, size: int) -> None:
         with self._changed:

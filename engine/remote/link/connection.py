@@ -15,6 +15,7 @@ import socket
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
@@ -305,9 +306,9 @@ class Connection:
         self.drain(1)
         self.join()
 
-    def _take_tokens(self, count: int) -> None:
+    def _take_tokens(self, count: int, check: Callable[[], object]) -> None:
         if self.limiter is not None:
-            self.limiter.take(count, self._check)
+            self.limiter.take(count, check)
 
     def _piece(self) -> int:
         limiter = self.limiter
