@@ -113,7 +113,7 @@ class Standing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Read(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="read"):
-    """Answered by that many bytes."""
+    """Answered by that many bytes; since version 3 by protocol.Failure where they cannot be read."""
 
     offset: int
     length: int

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from hosting import Site, replica_of, site, soon
 
 from secondsite import engine
 from secondsite.engine import errors
+from secondsite.engine.images import RawImage
+from secondsite.engine.images.base import Buffer
 from secondsite.engine.remote import url
 from secondsite.engine.remote.agent.service import Agent
 from secondsite.engine.remote.far import point as farpoint
@@ -74,6 +77,28 @@ def test_a_link_that_breaks_again_and_again_costs_no_read(
             assert point._connection is not None
             point._connection.close()
             assert point.read_bytes(0, 2 * MIB) == source.read_bytes()
+
+
+def test_a_block_that_cannot_be_read_there_fails_its_own_reads_at_once_and_no_others(
+    there: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, source = there.host("sector", "sector", allow="read"), replica_of(there, "sector", tmp_path)
+    told, read_into = list[str](), RawImage.read_into
+
+    def failing(image: RawImage, offset: int, buffer: Buffer) -> None:
+        if image.path.endswith("head.raw") and offset <= MIB < offset + memoryview(buffer).nbytes:
+            raise errors.Unreachable("cannot read it: Input/output error", path=image.path)
+        read_into(image, offset, buffer)
+
+    monkeypatch.setattr(RawImage, "read_into", failing)
+    with farpoint.FarPoint(url.parse(there.url("sector")), Home.of(state), told=told.append) as point:
+        for _ in range(2):
+            began = time.monotonic()
+            with pytest.raises(errors.Unreachable, match="Input/output error"):
+                point.read_bytes(MIB, 4096)
+            assert time.monotonic() - began < 5
+            assert point.read_bytes(0, MIB) == source.read_bytes()[:MIB]
+        assert told == []
 
 
 def test_a_point_that_is_gone_is_told_once_and_fails_reads(

@@ -118,10 +118,24 @@ def _answer(call: Call, image: Image) -> bool:
         asked: q.Read | q.Holes = protocol.decode(message.control, _ASKED, call.peer)
         if isinstance(asked, q.Read):
             _check(asked.offset, asked.length, image.size, q.MAX_READ, call)
-            call.send(None, image.read_bytes(asked.offset, asked.length))
+            _read(call, image, asked)
         else:
             _check(asked.start, asked.length, image.size, 1 << 62, call)
             call.send(_extents(image.extents(asked.start, asked.length)))
+
+
+def _read(call: Call, image: Image, asked: q.Read) -> None:
+    """What cannot be read is an answer like others: a bad sector ends no call on which the rest can be had."""
+    try:
+        data = image.read_bytes(asked.offset, asked.length)
+    except errors.Error as error:
+        if call.connection.version < 3:
+            raise
+        if isinstance(image, SteadyPoint):
+            image.follow()  # raises where no read can be believed any more: another call may find the point again
+        call.send(protocol.failure(error))
+    else:
+        call.send(None, data)
 
 
 _ASKED: Any = q.Read | q.Holes

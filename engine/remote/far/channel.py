@@ -41,8 +41,12 @@ class Channel:
         return ticket.message
 
     def read(self, offset: int, length: int) -> bytes:
-        """At most MAX_READ bytes."""
-        body = self.ask(q.Read(offset, length)).body
+        """At most MAX_READ bytes. Raises what ended the call, or why they cannot be read; then it goes on."""
+        answer = self.ask(q.Read(offset, length))
+        if answer.control:
+            peer = self.call.peer
+            raise protocol.raised(protocol.decode(answer.control, protocol.Failure, peer), peer)
+        body = answer.body
         if len(body) != length:
             raise protocol.Garbled(f"{len(body)} bytes came, {length} were asked for", path=self.call.peer)
         return bytes(body) if not isinstance(body, bytes) else body

@@ -164,6 +164,8 @@ class FarPoint(FarImage):
             except errors.Error as error:
                 if not error.retryable and not isinstance(channel.call.failed, errors.Refused):
                     raise
+                if not channel.call.ended:  # it is the disk there that cannot be read, not the link that broke
+                    raise
                 now = time.monotonic()
                 deadline = deadline or now + PATIENCE_SECONDS
                 if now > deadline:

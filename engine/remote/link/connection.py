@@ -306,7 +306,7 @@ class Connection:
         self.drain(1)
         self.join()
 
-    def _take_tokens(self, count: int, check: Callable[[], object]) -> None:
+    def _take_tokens(self, count: int, check: Callable[[], None]) -> None:
         if self.limiter is not None:
             self.limiter.take(count, check)
 
