@@ -12,14 +12,14 @@ from typing import Literal
 import msgspec
 
 from secondsite.engine.store.leases import SUFFIX
-from secondsite.engine.store.log import layout
+from secondsite.engine.store.log import clock, layout, readers
 
 OPERATION = "store"
 # What a cycle replaces; everything else is written once, unless an administrator replaces it.
 MOVING = (layout.HEAD, layout.HEAD + SUFFIX)
 # What lies here is small, and goes soon: who reads, and the store's clock. Whoever is paired may write there, and
 # touch again what he knows the name of; only an administrator is told names.
-PASSING = ("readers/", "clock/")
+PASSING = (readers.FOLDER, f"{clock.FOLDER}/")
 MAX_PASSING, MAX_PASSING_BYTES = 1000, 64 << 10
 
 # Bytes of one answer, of one message with a part of an object (2 s at 1 Mbit/s, since the

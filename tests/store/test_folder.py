@@ -13,6 +13,7 @@ from itertools import count
 
 import pytest
 from store.logkit import Lab, changing
+from store.prunekit import PruneLab, small
 
 from secondsite.engine import errors
 from secondsite.engine.files.failing import FailingFiles
@@ -119,6 +120,36 @@ def test_cycles_into_a_folder_lose_power_at_any_operation(sweep):
         assert lab.generations()[-1] == done.generation
         lab.check()
     assert lost > (40 if sweep else 2) and number < 399
+
+
+def test_pruning_in_a_folder_loses_power_at_any_operation(sweep, monkeypatch):
+    """Every point that is listed afterwards restores, and the next one who prunes comes to an end."""
+    small(monkeypatch)
+    lost = 0
+    for number in range(1, 600, 1 if sweep else 7):
+        files, lab, step = MemoryFiles(), PruneLab(), changing(number)
+        lab.store = FolderStore(ROOT, files, clock=lambda lab=lab: lab.time)
+        for _ in range(5):
+            lab.cycle(step())
+        made = lab.generations()  # a step may change nothing
+        failing = FailingFiles(files, Faults(number, crash=True, sticky=True))
+        try:
+            lab.prune(keep=2, grace=0, store=FolderStore(ROOT, failing, clock=lambda lab=lab: lab.time))
+        except Crash:
+            lost += 1
+        else:
+            break
+        files.power_loss(random.Random(number))
+        lab.store = FolderStore(ROOT, files, clock=lambda lab=lab: lab.time)
+        lab.forget()
+        assert lab.generations() in (made, made[-2:]), number
+        lab.settle()
+        lab.check()
+        lab.prune(keep=2, grace=0)
+        assert lab.generations() == made[-2:]
+        lab.cycle(step())
+        lab.check()
+    assert lost > (60 if sweep else 8) and number < 590
 
 
 WRITER = """
