@@ -6,7 +6,6 @@ import os
 import time
 
 from secondsite.engine import errors
-from secondsite.engine.remote import url
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.trackers import clone, served
 from secondsite.engine.trackers.clone import CloneTracker
@@ -16,8 +15,8 @@ TRIM_SECONDS = 5.0
 
 
 class Between:
-    """Looks after the source at `path`, whose replica is in the folder `root`, or None where it is another host's. No
-    look raises what may pass.
+    """Looks after the source at `path`, whose replica is in the folder `root`, or None where it is elsewhere. No look
+    raises what may pass.
     """
 
     def __init__(self, path: str, root: str | None) -> None:
@@ -47,10 +46,8 @@ class Between:
             return None
 
 
-def between(source: object, replica: str | os.PathLike[str], *, local: bool) -> Between | None:
+def between(source: object, replica: str | os.PathLike[str], *, local: bool, elsewhere: bool) -> Between | None:
     """None for sources that are no path, and for replicas in files that only the caller knows."""
-    root = os.fspath(replica)
-    far = url.is_remote(root)
-    if not isinstance(source, str | os.PathLike) or not (local or far):
+    if not isinstance(source, str | os.PathLike) or not (local or elsewhere):
         return None
-    return Between(os.fspath(source), None if far else root)
+    return Between(os.fspath(source), None if elsewhere else os.fspath(replica))

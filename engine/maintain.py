@@ -118,6 +118,10 @@ def raise_epoch(
     units.check_number(epoch, "epoch")
     if url.is_remote(os.fspath(replica)):
         return reach.raise_epoch(os.fspath(replica), state, epoch)
+    if files is None and is_place(os.fspath(replica)):
+        from secondsite.engine.store.log import calls
+
+        return calls.raise_epoch(os.fspath(replica), epoch)
     opened = Replica.open(os.fspath(replica), files)
     with opened.fencing():
         if epoch > opened.identity.epoch:

@@ -79,6 +79,7 @@ def replicate(
     schedule: str | None = None,
     link: Link | None = None,
     together: Party | None = None,
+    take_over: bool = False,
 ) -> Replicated:
     """Bring the replica in a folder to the source's content; make the folder where there is none.
 
@@ -86,7 +87,8 @@ def replicate(
     folder of what this host knows of others, `schedule` a calendar of rates (remote/link/schedule.py) or `@FILE`, and
     `link` says how often is tried again. Such a SOURCE may be a replica's folder: its newest point goes on to a third
     site. A replica `azure://CONTAINER/PREFIX` or `s3://BUCKET/PREFIX` is in an object store (store/FORMAT.md), which
-    the environment or a file opens (store/credentials.py); resync, limit and schedule are not for it yet.
+    the environment or a file opens (store/credentials.py); resync is not for it yet. There `take_over` goes
+    on after a failover, in a higher epoch, whoever writes into it now; in its place he is refused from then on.
 
     `block_size` (bytes, a power of two from 4 KiB to 4 MiB) counts for a new replica; for an existing one it must be
     its own. `codec` packs the undo deltas. `keep` drops all but the newest so many points afterwards. `limit` is in
@@ -118,27 +120,24 @@ def replicate(
         from secondsite.engine.store.log import calls
 
         calls.refuse(
-            resync=resync, limit=limit, schedule=schedule,
+            resync=resync, history=kept != "auto",
             keep=keep and url.is_remote(os.fspath(replica)),  # who only sends drops nothing
-            retries=link and not url.is_remote(os.fspath(replica)),  # calls of an agent are made again as a store's
-            history=kept != "auto",
-        )
+        )  # fmt: skip
         return calls.replicate(
-            given, os.fspath(replica), terms, wish, options, Monitor(progress, cancel), state=state
-        )
+            given, os.fspath(replica), terms, wish, options, Monitor(progress, cancel), state=state,
+            link=_route(link, limit, schedule), take_over=take_over,
+        )  # fmt: skip
+    if take_over:
+        raise errors.Usage("a replica in a store is taken over; elsewhere a higher epoch does it")
     refuse_plain(replica)
     if url.is_remote(os.fspath(replica)):
-        from secondsite.engine.remote import pace
         from secondsite.engine.remote.sending import outbound
 
-        route = link or outbound.Link(retries=0)
-        if limit is not None or schedule is not None:
-            route = dataclasses.replace(route, pace=pace.throttle(limit, schedule))
-        remote, monitor = url.parse(os.fspath(replica)), Monitor(progress, cancel)
+        remote, monitor, route = url.parse(os.fspath(replica)), Monitor(progress, cancel), _route(link, limit, schedule)
         with noting(os.fspath(replica)):
             return outbound.replicate(given, remote, terms, wish, options, monitor, link=route, state=state)
     if schedule is not None or link is not None:
-        raise errors.Usage("a calendar and retries are for a replica on another host")
+        raise errors.Usage("a calendar and retries are for a replica on another host or in a store")
     files, root = files or LocalFiles(), os.fspath(replica)
     origin = _open_source(given, files, root)
     try:
@@ -160,6 +159,17 @@ def replicate(
     finally:
         origin.close()
     return _result(result, opened, began, pruned, chosen.why)
+
+
+def _route(link: Link | None, limit: int | None, schedule: str | None) -> Link:
+    """How to get over to another host or a store, and how fast."""
+    from secondsite.engine.remote import pace
+    from secondsite.engine.remote.sending import outbound
+
+    route = link or outbound.Link(retries=0)
+    if limit is None and schedule is None:
+        return route
+    return dataclasses.replace(route, pace=pace.throttle(limit, schedule))
 
 
 def _run(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from secondsite.engine import errors
 from secondsite.engine.figures import Family
 from secondsite.engine.remote import url
+from secondsite.engine.store.place import is_url
 
 if TYPE_CHECKING:
     from secondsite.engine.remote.sending.tally import Sent
@@ -23,12 +24,12 @@ Address = tuple[str, int]
 
 
 class Vitals:
-    """Of the cycles of one replica, named by its path or URL. `sent` counts what goes to another host, `ends` says
-    whose certificates that needs.
+    """Of the cycles of one replica, named by its path or URL. `sent` counts what goes to another host or store, `ends`
+    says whose certificates that needs.
     """
 
     def __init__(
-        self, replica: str, sent: Sent | None = None, ends: Callable[[], list[End]] = lambda: [],
+        self, replica: str, sent: Sent | None = None, ends: Callable[[], list[End]] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self.replica, self._sent, self._ends, self._monotonic = replica, sent, ends, monotonic
@@ -67,12 +68,12 @@ class Vitals:
         yield self._one("cycle_seconds", "How long the last cycle took that ended well.", self._seconds)
         yield self._one("cycles_total", "Cycles that ended well.", now.cycles)
         yield self._one("missed_cycles_total", "Cycles that were due while another ran or failed.", now.missed)
-        yield self._one("sent_bytes_total", "Bytes of frames sent to another host, or of blocks for a folder.", sent)
+        yield self._one("sent_bytes_total", "Bytes of frames sent elsewhere, or of blocks for a folder.", sent)
         yield self._one("sent_twice_bytes_total", "Of them those that a cut link made go over again.", twice)
         yield self._many("errors_total", "Cycles that ended with an error, by its kind.", "kind", self._errors)
         states = {state: int(state == now.state) for state in STATES}
         yield self._many("state", "1 for the state that it is in.", "state", states)
-        if self._sent:
+        if self._ends is not None:
             from secondsite.engine.remote.trust.expiry import family
 
             yield family(self._ends())
@@ -102,7 +103,7 @@ def told(
     from secondsite.engine import exporter
 
     name = os.fspath(replica)
-    vitals = _far(name, options) if url.is_remote(name) else Vitals(os.path.abspath(name))
+    vitals = _of(name, options)
     server = exporter.Server(*where, vitals.text)
 
     def both(now: Status) -> None:
@@ -113,6 +114,13 @@ def told(
         yield both, server.address
     finally:
         server.close()
+
+
+def _of(name: str, options: Mapping[str, Any]) -> Vitals:
+    if url.is_remote(name):
+        return _far(name, options)
+    link = options.get("link")
+    return Vitals(name if is_url(name) else os.path.abspath(name), link.sent if link is not None else None)
 
 
 def _far(name: str, options: Mapping[str, Any]) -> Vitals:

@@ -12,8 +12,9 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from secondsite.engine import errors, vitals
 from secondsite.engine.between import Between, between
@@ -24,6 +25,9 @@ from secondsite.engine.replica.point import format_time, parse_time
 from secondsite.engine.replication import replicate, utc_now
 from secondsite.engine.results import Replicated
 from secondsite.engine.store.place import becomes_log
+
+if TYPE_CHECKING:
+    from secondsite.engine.remote.sending.outbound import Link
 
 EVERY_SECONDS = 30.0
 LEAST_SECONDS, MOST_SECONDS = 1.0, 86400.0
@@ -265,23 +269,27 @@ def watch(
     `observe` is called with each Status, also from worker threads, one at a time: when a cycle begins, ten times a
     second while it runs, when it ended (`last` is set then alone), and twice a second in between. An error that may
     pass is told and tried again, after 1, 2, 4, 8, 10 and then every 30 minutes (R6.4), sooner where the interval is
-    shorter (retry_seconds). `resync` is for the first cycle alone, and so is `accept_source`. `metrics` is an address
-    and port where figures are told to Prometheus meanwhile.
+    shorter (retry_seconds). `resync` is for the first cycle alone, and so are `accept_source` and `take_over`.
+    `metrics` is an address and port where figures are told to Prometheus meanwhile.
 
     Raises Cancelled in the end, Usage, and what no retry mends: Refused, Damaged. The source and the tracker are opened
     by each cycle, so that one which comes or goes is noticed; a Tracker that is given stays open, and is the caller's.
     """
     check_every(every)
-    if becomes_log(os.fspath(replica), options.get("history", "auto")):
-        raise errors.Usage("--watch is not yet for a replica in a store")
     if options.get("keep") is not None and options["keep"] < 1:
         raise errors.Usage("keep must be at least 1: the newest point is the head")
-    once = {name: options.pop(name) for name in ("resync", "accept_source", "trust_mtime") if name in options}
+    firsts = ("resync", "accept_source", "take_over", "trust_mtime")
+    once = {name: options.pop(name) for name in firsts if name in options}
     mtime = {"trust_mtime": once.pop("trust_mtime")} if "trust_mtime" in once else {}
 
-    local, made = options.get("files") is None and not url.is_remote(os.fspath(replica)), False
-    if url.is_remote(os.fspath(replica)):
+    history, made = "log" if options.get("encrypt") else options.get("history", "auto"), False
+    log = becomes_log(os.fspath(replica), history)
+    elsewhere = log or url.is_remote(os.fspath(replica))
+    local, stack = options.get("files") is None and not elsewhere, ExitStack()
+    if elsewhere:
         options = _far(options)
+    if log:
+        options["link"] = _staying_open(options, os.fspath(replica), cancel, stack)
 
     def cycle(progress: Callable[[Progress], None]) -> Replicated:
         nonlocal made
@@ -296,15 +304,28 @@ def watch(
         made = True
         return done
 
-    aside = between(source, replica, local=local)
-    with vitals.told(metrics, replica, options, observe or (lambda _: None)) as (telling, where):
+    aside = between(source, replica, local=local, elsewhere=elsewhere)
+    with stack, vitals.told(metrics, replica, options, observe or (lambda _: None)) as (telling, where):
         Watch(
             cycle, every, telling, cancel or (lambda: False), clock, monotonic, sleep, aside, where
         ).run()
 
 
+def _staying_open(
+    options: dict[str, Any], replica: str, cancel: Callable[[], bool] | None, stack: ExitStack
+) -> Link:
+    """For a log: what a cycle learned of it and its connections are the next one's."""
+    from secondsite.engine.store.log import session
+
+    route = session.staying_open(
+        options["link"], replica, cancel, options.get("state"), encrypt=options.get("encrypt", False)
+    )
+    stack.enter_context(route.opened)
+    return route
+
+
 def _far(options: dict[str, Any]) -> dict[str, Any]:
-    """For another host's replica: this module tries again, and one bucket and count are for all cycles."""
+    """For another host's replica, or a log: this module tries again, and one bucket and count are for all cycles."""
     from secondsite.engine.remote import pace
     from secondsite.engine.remote.sending import outbound
 

@@ -36,6 +36,7 @@ from secondsite.engine.store.base import (
     check_seconds,
     new_holder,
 )
+from secondsite.engine.store.paced import SMALL_BYTES, Body, Pace
 from secondsite.engine.units import MIB
 
 API_VERSION = "2026-06-06"
@@ -67,10 +68,10 @@ def client_settings(timeout: float) -> dict[str, Any]:
 
 
 class AzureStore(Store):
-    """Blobs below `prefix` in a container; `client` was made with `client_settings`."""
+    """Blobs below `prefix` in a container; `client` was made with `client_settings`. New objects keep to a `pace`."""
 
-    def __init__(self, client: ContainerClient, prefix: str, label: str) -> None:
-        self.client, self.prefix, self.label = client, prefix, label
+    def __init__(self, client: ContainerClient, prefix: str, label: str, pace: Pace | None = None) -> None:
+        self.client, self.prefix, self.label, self.pace = client, prefix, label, pace
         self._staged: dict[str, set[str]] = {}
         self._lock = threading.Lock()
 
@@ -82,8 +83,10 @@ class AzureStore(Store):
         self, name: str, data: bytes | bytearray | memoryview, metadata: Mapping[str, str] | None = None
     ) -> str:
         blob, view, meta = self.blob(name), memoryview(data), dict(metadata or {})
+        if self.pace is not None and len(view) <= SMALL_BYTES:
+            self.pace.before(len(view))
         if len(view) <= PUT_BYTES:
-            return self._upload(name, view, meta, exists=True, overwrite=False)
+            return self._upload(name, view, meta, exists=True, pace=self.pace, overwrite=False)
         with azurefail.told(self.path(name), exists=True):
             parts = [view[at : at + BLOCK_BYTES] for at in range(0, len(view), BLOCK_BYTES)]
             if len(parts) > MAX_BLOCKS:
@@ -113,21 +116,22 @@ class AzureStore(Store):
         with self._lock:
             staged = called in self._staged.get(name, ())
         if not staged:
-            blob.stage_block(called, b"", length=0, headers=_md5(digest), raw_request_hook=_body(part))
+            blob.stage_block(called, b"", length=0, headers=_md5(digest), raw_request_hook=_body(part, self.pace))
             with self._lock:
                 self._staged.setdefault(name, set()).add(called)
         return BlobBlock(block_id=called)
 
     def _upload(
-        self, name: str, data: bytes | memoryview, metadata: dict[str, str], *, exists: bool = False, **how: Any
-    ) -> str:
+        self, name: str, data: bytes | memoryview, metadata: dict[str, str], *, exists: bool = False,
+        pace: Pace | None = None, **how: Any,
+    ) -> str:  # fmt: skip
         if len(data) > MAX_PUT_BYTES:
             raise Rejected(f"a request has at most {MAX_PUT_BYTES} bytes", path=self.path(name))
         digest = hashlib.md5(data, usedforsecurity=False).digest()
         with azurefail.told(self.path(name), exists=exists):
             blob = self.blob(name)
             said = blob.upload_blob(
-                b"", length=0, metadata=metadata, headers=_md5(digest), raw_request_hook=_body(data), **how
+                b"", length=0, metadata=metadata, headers=_md5(digest), raw_request_hook=_body(data, pace), **how
             )
             return str(said["etag"])
 
@@ -245,13 +249,13 @@ class Once:
             raise Failed("the answer broke off", path=self.path)
 
 
-def _body(data: bytes | memoryview) -> Callable[[Any], None]:
+def _body(data: bytes | memoryview, pace: Pace | None = None) -> Callable[[Any], None]:
     """Puts these bytes into a request that was made without any: the SDK takes views of memory for something else, and
     would have them copied.
     """
 
     def put(asked: Any) -> None:
-        asked.http_request.data = data
+        asked.http_request.data = data if pace is None or len(data) <= SMALL_BYTES else Body(data, pace)
         asked.http_request.headers["Content-Length"] = str(len(data))
 
     return put

@@ -34,6 +34,7 @@ from secondsite.engine.store.base import (
     check_name,
 )
 from secondsite.engine.store.leases import FencedStore, ObjectFence
+from secondsite.engine.store.paced import Pace
 from secondsite.engine.store.place import OWN
 from secondsite.engine.store.trailer import TRAILER_BYTES, Trailer
 
@@ -46,9 +47,10 @@ class FolderStore(FencedStore):
     """The objects below `root`, which is made with the first one. `files` is for tests, `clock` the time of fences."""
 
     def __init__(
-        self, root: str, files: Files | None = None, *, label: str | None = None, clock: Callable[[], float] = time.time
-    ) -> None:
-        self.label, self.clock = label or root, clock
+        self, root: str, files: Files | None = None, *, label: str | None = None,
+        clock: Callable[[], float] = time.time, pace: Pace | None = None,
+    ) -> None:  # fmt: skip
+        self.label, self.clock, self.pace = label or root, clock, pace
         self.root = root if files is not None else os.path.realpath(root)
         self.files = files or ConfinedFiles(self.root)
         self._own = posixpath.join(self.root, OWN)
@@ -130,6 +132,8 @@ class FolderStore(FencedStore):
     def put_parts(self, name: str, size: int, parts: Iterable[Bytes], metadata: Mapping[str, str] | None = None) -> str:
         """As `put_if_absent`, for what is not in memory at once: `parts` are `size` bytes."""
         path = self._path(name)
+        if self.pace is not None:
+            self.pace.before(size)
         if not self.files.exists(path):
             with self._beside(size, parts, metadata) as (temporary, etag), self._changing():
                 there = self.files.exists(path)

@@ -70,17 +70,19 @@ class Retrying(Store):
         self.store, self.label, self.limits, self.told = store, store.label, limits or Limits(), told
         self.cancel, self.sleep, self.chance = cancel, sleep, chance
         self.gate = gate or Gate(check=self._check)
+        # Who holds a fence must renew it in time, however long the bodies of others take.
+        self.fences = Gate(check=self._check)
         self._peeked: dict[str, Content] = {}
 
     def _check(self) -> None:
         if self.cancel():
             raise errors.Cancelled("stopped on request")
 
-    def _run(self, call: Callable[[bool], T]) -> T:
+    def _run(self, call: Callable[[bool], T], gate: Gate | None = None) -> T:
         """`call`, which is told whether it was tried before."""
         began, attempt = time.monotonic(), 1
         while True:
-            with self.gate:
+            with gate or self.gate:
                 started = self.gate.clock()
                 try:
                     done = call(attempt > 1)
@@ -200,10 +202,10 @@ class _RetryingFence(Fence):
         self.name, self.seconds = inner.name, inner.seconds
 
     def renew(self) -> None:
-        self.outer._run(lambda again: self.inner.renew())
+        self.outer._run(lambda again: self.inner.renew(), self.outer.fences)
 
     def release(self) -> None:
-        self.outer._run(lambda again: self.inner.release())
+        self.outer._run(lambda again: self.inner.release(), self.outer.fences)
 
 
 class _Listing:

@@ -24,6 +24,7 @@ from secondsite.engine.store.base import (
     check_name,
 )
 from secondsite.engine.store.leases import FencedStore
+from secondsite.engine.store.paced import Pace
 
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w{1,80})</Code>")
@@ -42,10 +43,10 @@ def client(bucket: str, prefix: str, timeout: float, **settings: Any) -> Client:
 
 
 class S3Store(FencedStore):
-    """Objects below the prefix that the client was made with."""
+    """Objects below the prefix that the client was made with. New ones keep to a `pace`, each as a whole."""
 
-    def __init__(self, client: Client, label: str) -> None:
-        self.client, self.label = client, label
+    def __init__(self, client: Client, label: str, pace: Pace | None = None) -> None:
+        self.client, self.label, self.pace = client, label, pace
 
     def now(self) -> float:
         """By an object that is made for it: no answer that obstore hands on says when it was given."""
@@ -62,6 +63,8 @@ class S3Store(FencedStore):
     def put_if_absent(
         self, name: str, data: bytes | bytearray | memoryview, metadata: Mapping[str, str] | None = None
     ) -> str:
+        if self.pace is not None:
+            self.pace.before(memoryview(data).nbytes)
         return self._put(name, bytes(data), "create", metadata)
 
     def replace(

@@ -38,11 +38,11 @@ if TYPE_CHECKING:
     help="How undo deltas are packed: auto, none, lz4 or zstd[:LEVEL].",
 )  # fmt: skip
 @click.option("--keep", type=int, metavar="N", help="Afterwards keep the newest N points, the latest included.")
-@click.option("--limit", type=SIZE, help="Write, or send to another host, at most so many bytes a second.")
+@click.option("--limit", type=SIZE, help="Write, or send to another host or a store, at most so many bytes a second.")
 @click.option(
     "--schedule", metavar="RULES",
     help="Rates by days and hours, `mon-fri 08:00-18:00 10M; 22:00-06:00 none`; @FILE is read again when it changes. "
-    "For a replica on another host, as the next two.",
+    "For a replica on another host or in a store, as the next two.",
 )  # fmt: skip
 @click.option("--retries", type=click.IntRange(0), metavar="N", help="Try again so often.  [default: 5 after a cut]")
 @click.option(
@@ -53,6 +53,10 @@ if TYPE_CHECKING:
     help="Send over so many at once to another host.  [default: one, up to 4 where they are faster]",
 )  # fmt: skip
 @click.option("--epoch", type=int, metavar="N", help="Refuse where the replica has seen a higher epoch (failover).")
+@click.option(
+    "--take-over", is_flag=True,
+    help="After a failover, for a replica in a store: go on in place of whoever writes into it now, in a higher epoch.",
+)  # fmt: skip
 @click.option("--source-id", metavar="NAME", help="Know the source by this name instead of its path.")
 @click.option("--accept-source", is_flag=True, help="Let this image take the place of the recorded source.")
 @click.option("--encrypt", is_flag=True, help="A new replica is encrypted: see secondsite key.")
@@ -163,12 +167,13 @@ def _cancel(sources: tuple[str, ...], replica: str, state: str | None, as_json: 
 
 
 def _link(replica: str, retries: int | None, delays: str | None, connections: int | None) -> Any:
-    """How to get over to another host; None for a folder. Raises Usage."""
-    if not replica.lower().startswith("secondsite://"):
+    """How to get over to another host or a store; None for a folder. Raises Usage."""
+    there = replica.lower()
+    if connections is not None and not there.startswith("secondsite://"):
+        raise click.UsageError("--connections is for a replica on another host")
+    if not there.startswith(("secondsite://", "azure://", "s3://")):
         if retries is not None or delays is not None:
-            raise click.UsageError("--retries and --retry-delays are for a replica on another host")
-        if connections is not None:
-            raise click.UsageError("--connections is for a replica on another host")
+            raise click.UsageError("--retries and --retry-delays are for a replica on another host or in a store")
         return None
     return engine.Link.of(retries, delays, notify=lambda line: output.warn([line]), connections=connections)
 

@@ -8,7 +8,6 @@ import subprocess
 import pytest
 
 from secondsite import engine
-from secondsite.engine import errors
 
 MIB = 1 << 20
 
@@ -102,8 +101,6 @@ def test_nothing_is_written_into_a_log_but_by_cycles(shell, disk, log, tmp_path)
     ):  # fmt: skip
         done = shell(*command)
         assert done.status in (2, 3), command
-    with pytest.raises(errors.Usage, match="in a store"):
-        engine.raise_epoch(log, 5)
     assert {path: path.read_bytes() for path in log.rglob("*") if path.is_file()} == held
 
 

@@ -80,7 +80,7 @@ def test_the_whole_story(shell, place, disk, tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    [["--resync"], ["--keep", "3"], ["--limit", "1M"], ["--history", "undo"], ["--head", "vhdx"], ["--watch"]],
+    [["--resync"], ["--history", "undo"], ["--head", "vhdx"]],
 )
 def test_options_that_are_not_for_it_yet_are_refused(shell, place, disk, options):
     done = shell("replicate", disk, place, *options)
@@ -91,7 +91,6 @@ def test_options_that_are_not_for_it_yet_are_refused(shell, place, disk, options
 @pytest.mark.parametrize(
     "command",
     [
-        ["prune", "PLACE", "--keep", "1"],
         ["verify", "PLACE", "--source", "DISK"], ["restore", "PLACE", "DISK", "--in-place"],
         ["export-hrl", "PLACE", "out.hrl"],
     ],
@@ -135,7 +134,8 @@ def test_the_program_shows_no_secret_where_it_is_to_show_more(place, emulator):
 
 def test_a_call_that_is_made_again_is_told_at_once(place, disk, emulator, shell, monkeypatch):
     shell.ok("replicate", disk, place)
-    with proxied(emulator.port, listed(None, Trouble("busy"), Trouble("half"))) as proxy:
+    troubles = [None, Trouble("busy", methods=("GET",)), Trouble("half", methods=("GET",))]
+    with proxied(emulator.port, listed(*troubles)) as proxy:
         text = emulator.connection_string.replace(f":{emulator.port}/", f":{proxy.port}/")
         done = program("verify", place, env={**os.environ, "AZURE_STORAGE_CONNECTION_STRING": text})
     lines = done.err.splitlines()

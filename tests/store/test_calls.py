@@ -16,6 +16,7 @@ from secondsite.engine import errors
 from secondsite.engine.admission import Terms
 from secondsite.engine.images import open_image
 from secondsite.engine.progress import Monitor
+from secondsite.engine.remote.sending.outbound import Link
 from secondsite.engine.replication import utc_now
 from secondsite.engine.source import Given
 from secondsite.engine.store.base import Store
@@ -50,7 +51,7 @@ class User:
         wish = Wish(tracker=more.pop("tracker", "auto"), changed=more.pop("changed", None))
         given = Given(more.pop("source", self.disk))
         return calls.replicate(
-            given, self.url, Terms(**more), wish, options, Monitor(), state=self.folder / "state"
+            given, self.url, Terms(**more), wish, options, Monitor(), state=self.folder / "state", link=Link(0)
         )
 
     def restore(self, name: str, format: str = "raw", at: str = "latest") -> Path:

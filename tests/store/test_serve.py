@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import threading
 import time
@@ -11,7 +10,7 @@ import time
 import pytest
 from cli.clikit import start
 from store.httpproxy import Trouble, proxied
-from store.storekit import numbers
+from store.sitekit import MIB, Site
 
 from secondsite import engine
 from secondsite.engine import errors
@@ -21,39 +20,15 @@ from secondsite.engine.store.retry import Limits
 
 pytestmark = pytest.mark.needs("azurite")
 pytest.importorskip("secondsite.engine._nbd", reason="the native kernels are not built")
-MIB = 1 << 20
 
 
-class Site:
-    """A disk, the URL of its replica, and what each point must be."""
-
-    def __init__(self, folder):
-        self.folder, self.url, self.disk = folder, f"azure://tests/v{next(numbers)}", folder / "disk.raw"
-        self.points: list[bytes] = []
-        self.data = bytearray(random.Random(4).randbytes(9 * MIB + 99) + bytes(MIB))
-
-    def cycle(self):
-        at = (len(self.points) + 1) * MIB
-        self.data[at : at + 5000] = os.urandom(5000)
-        self.points.append(bytes(self.data))
-        self.disk.write_bytes(self.points[-1])
-        engine.replicate(self.disk, self.url, block_size=4096, tracker="scan")
-
-    def serve(self, at="latest", **more):
-        return engine.serve(self.url, at, socket=str(self.folder / "s"), **more)
+def serve(site, at="latest", **more):
+    return engine.serve(site.url, at, socket=str(site.folder / "s"), **more)
 
 
 @pytest.fixture
 def site(opens_azure, tmp_path):
-    from azure.core.exceptions import ResourceExistsError
-    from azure.storage.blob import ContainerClient
-
-    text = opens_azure.connection_string
-    try:
-        ContainerClient.from_connection_string(text, "tests", api_version="2026-06-06").create_container()
-    except ResourceExistsError:
-        pass
-    made = Site(tmp_path)
+    made = Site(opens_azure, tmp_path)
     for _ in range(3):
         made.cycle()
     return made
@@ -65,11 +40,11 @@ def whole(serving):
 
 
 def test_points_are_served_while_cycles_go_on(site):
-    with site.serve("2") as serving:
+    with serve(site, "2") as serving:
         assert (serving.point, serving.size, serving.writable) == ("2", len(site.points[1]), False)
         site.cycle()
         assert whole(serving) == site.points[1]
-    with site.serve() as serving:
+    with serve(site) as serving:
         assert serving.point == "4" and whole(serving) == site.points[3]
         with NbdImage(serving.urls[0]) as image:
             data = site.points[3]
@@ -80,12 +55,12 @@ def test_points_are_served_while_cycles_go_on(site):
 def test_an_overlay_takes_writes_and_is_used_again(site):
     expected = bytearray(site.points[0])
     for turn in range(2):
-        with site.serve("1", overlay=site.folder / "overlay") as serving, NbdImage(serving.urls[0], "rw") as image:
+        with serve(site, "1", overlay=site.folder / "overlay") as serving, NbdImage(serving.urls[0], "rw") as image:
             image.write(100_001 * (turn + 1), b"written")
             expected[100_001 * (turn + 1) : 100_001 * (turn + 1) + 7] = b"written"
             image.flush()
             assert bytes(image.read(0, image.size)) == expected
-    with pytest.raises(errors.Refused), site.serve("2", overlay=site.folder / "overlay"):
+    with pytest.raises(errors.Refused), serve(site, "2", overlay=site.folder / "overlay"):
         pass
     assert engine.verify(site.url).ok
 
@@ -101,7 +76,7 @@ def away(site, opens_azure, monkeypatch):
 
 
 def test_a_read_waits_for_a_store_that_is_away(site, away):
-    with site.serve() as serving, NbdImage(serving.urls[0]) as image:
+    with serve(site) as serving, NbdImage(serving.urls[0]) as image:
         away.set()
         threading.Timer(1.5, away.clear).start()
         began = time.monotonic()
@@ -111,7 +86,7 @@ def test_a_read_waits_for_a_store_that_is_away(site, away):
 
 def test_a_store_that_stays_away_is_an_error_and_no_other_bytes(site, away, monkeypatch):
     monkeypatch.setattr(steady, "PATIENCE", Limits(attempts=1000, seconds=1.0, longest=0.5))
-    with site.serve() as serving, NbdImage(serving.urls[0]) as image:
+    with serve(site) as serving, NbdImage(serving.urls[0]) as image:
         held = bytes(image.read(0, 5000))
         away.set()
         for _ in range(2):
@@ -129,7 +104,7 @@ def test_who_ends_it_does_not_wait_for_the_store(site, away):
         with pytest.raises(errors.Error):
             image.read(8 * MIB, 9)
 
-    with site.serve() as serving:
+    with serve(site) as serving:
         image = NbdImage(serving.urls[0])
         away.set()
         reader = threading.Thread(target=read, args=(image,), daemon=True)

@@ -22,6 +22,7 @@ from secondsite.engine.remote.link.connection import Connection
 from secondsite.engine.remote.sending.outbound import cancelling
 from secondsite.engine.store.base import Absent, Changed, Content, Entry, Exists, Failed, Fence, check_name
 from secondsite.engine.store.leases import FencedStore
+from secondsite.engine.store.paced import Pace
 
 # Channels to the agent, which works on 32 requests of a connection; of those that put, each may fill its window of
 # 16 MiB there, and 64 MiB may wait in all.
@@ -34,8 +35,10 @@ _ANSWERS: Any = o.Made | o.No | o.Content | o.Found
 class RemoteStore(FencedStore):
     """Of the replica `remote`. `cancel` ends whoever waits for the agent."""
 
-    def __init__(self, remote: url.Remote, home: Home, *, cancel: Callable[[], bool] | None = None) -> None:
-        self.label, self.remote, self.home, self.cancel = str(remote), remote, home, cancel
+    def __init__(
+        self, remote: url.Remote, home: Home, *, cancel: Callable[[], bool] | None = None, pace: Pace | None = None
+    ) -> None:
+        self.label, self.remote, self.home, self.cancel, self.pace = str(remote), remote, home, cancel, pace
         self._connection: Connection | None = None
         self._around = ExitStack()
         self._idle: list[Call] = []
@@ -130,6 +133,8 @@ class RemoteStore(FencedStore):
         self, name: str, data: bytes | bytearray | memoryview, metadata: Mapping[str, str] | None = None
     ) -> str:
         size = memoryview(data).nbytes
+        if self.pace is not None:
+            self.pace.before(size)
         return self._put(o.Put(check_name(name), size, dict(metadata or {})), data)
 
     def replace(

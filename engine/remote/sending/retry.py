@@ -31,11 +31,12 @@ def run(
     attempts: int | None = None,
     progressed: Callable[[], object] = lambda: None,
     waits_for: Callable[[errors.Error], bool] = lambda error: False,
+    ends: Callable[[errors.Error], bool] = lambda error: False,
 ) -> T:
     """`attempt` until it succeeds, raises what another attempt would not mend (authentication, a broken chain, a rule
     that forbids it), was made `attempts` times in a row, or `cancel` says so. An attempt that got further, which is one
     after which `progressed` returns another value, begins delays and count anew; one that ends with what somebody is
-    waited for to mend (`waits_for`) is not the last one. `say` is told before each wait.
+    waited for to mend (`waits_for`) is not the last one, and one that `ends` it is. `say` is told before each wait.
     """
     waits, before, made = delays(told), progressed(), 0
     while True:
@@ -47,7 +48,7 @@ def run(
             if now != before:
                 waits, before, made = delays(told), now, 1
             last = attempts is not None and made >= attempts and not waits_for(error)
-            if not error.retryable or last:
+            if not error.retryable or last or ends(error):
                 raise
             seconds = next(waits)
             say(error, seconds)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 from secondsite.engine import conversion, errors
 from secondsite.engine import source as sources
@@ -17,21 +18,21 @@ from secondsite.engine.remote.home import Home
 from secondsite.engine.remote.sending import chained
 from secondsite.engine.remote.sending.asking import Asking, at_rest, result
 from secondsite.engine.remote.sending.mapcache import MapCache
+from secondsite.engine.remote.sending.outbound import Link
 from secondsite.engine.remote.sending.sender import Sending, Transfer
-from secondsite.engine.remote.sending.tally import Sent
 from secondsite.engine.results import PointInfo, Pruned, ReplicaInfo, Replicated, Restored, Verified
 from secondsite.engine.source import Given
 from secondsite.engine.store import place
-from secondsite.engine.store.again import Again
-from secondsite.engine.store.base import MAX_FENCE, Store
+from secondsite.engine.store.base import MAX_FENCE
 from secondsite.engine.store.locked import Locked
 from secondsite.engine.store.log import head as heads
-from secondsite.engine.store.log import readers, reading
+from secondsite.engine.store.log import readers, reading, session
 from secondsite.engine.store.log.collect import unnamed
+from secondsite.engine.store.log.mine import of_host
 from secondsite.engine.store.log.prune import GRACE_SECONDS, Pruning
 from secondsite.engine.store.log.reading import LogPoint, Replica
-from secondsite.engine.store.log.writing import Into, attempt, holding
-from secondsite.engine.store.opening import open_replica
+from secondsite.engine.store.log.session import Opened, Route
+from secondsite.engine.store.log.writing import Into, attempt, holding, take_over
 from secondsite.engine.trackers import choose
 from secondsite.engine.work import Options
 
@@ -45,67 +46,67 @@ def refuse(**given: object) -> None:
             raise errors.Usage(f"{name.replace('_', '-')} is not yet for a replica in a store")
 
 
-class _Opened(Again):
-    """A store for one call."""
-
-    def __init__(
-        self, url: str, cancel: Callable[[], bool] | None, state: State, encrypt: bool = False
-    ) -> None:
-        super().__init__()
-        self.store: Store = open_replica(
-            url, told=self.told, cancel=cancel or (lambda: False), encrypt=encrypt, state=state
-        )
-
-    def __enter__(self) -> _Opened:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.store.close()
-
-
 def replicate(
-    given: Given, url: str, terms: Terms, wish: choose.Wish, options: Options, monitor: Monitor, *, state: State
-) -> Replicated:
-    """One cycle into the store; `state` is the folder of what this host knows of replicas elsewhere. Raises what
-    `replication.replicate` raises, and Denied, Failed, Held, Fenced.
+    given: Given, url: str, terms: Terms, wish: choose.Wish, options: Options, monitor: Monitor, *, state: State,
+    link: Link, take_over: bool = False,
+) -> Replicated:  # fmt: skip
+    """One cycle into the store; `state` is the folder of what this host knows of replicas elsewhere, and `take_over` is
+    for after a failover (writing.py). Raises what `replication.replicate` raises, and Denied, Failed, Held, Fenced.
     """
     if terms.head not in (None, "raw"):
         raise errors.Usage("a replica in a store has no head; `restore` writes points in other formats")
     began, home, files = time.monotonic(), Home.of(state), LocalFiles()
+    wish.find_list()  # no other attempt brings it
     with ExitStack() as stack:
-        opened = stack.enter_context(_Opened(url, monitor.cancel, state, terms.encrypt))
+        route = link.opened if isinstance(link, Route) else None
+        opened = route or stack.enter_context(
+            Opened(url, monitor.cancel, state, link.pace, encrypt=terms.encrypt)
+        )
         origin = chained.opened(given, stack, monitor.check)
         if place.is_log(url):
             sources.refuse_inside(origin, url)
-        asking, cache, sent = Asking(origin, wish, home, epoch=terms.epoch), MapCache(str(home.maps), files), Sent()
+        # Who takes over knows of the failover.
+        epoch = 0 if take_over and terms.epoch is None else terms.epoch
+        asking, cache = Asking(origin, wish, home, epoch=epoch), MapCache(str(home.maps), files)
         stack.callback(asking.close)
         transfer = Transfer(
-            origin, asking.follow, cache, codec=options.codec, workers=options.workers, monitor=monitor, sent=sent,
-            sample=options.distrust, trusted=asking.unchanged if options.trust_mtime else lambda state: False,
-            meet=asking.meet,
+            origin, asking.follow, cache, codec=options.codec, workers=options.workers, monitor=monitor,
+            sent=link.sent, sample=options.distrust, meet=asking.meet,
+            trusted=asking.unchanged if options.trust_mtime else lambda state: False,
         )  # fmt: skip
-        into = Into(opened.store, lambda: files.temporary(str(home.maps)), options.clock, keep=options.keep)
+        mine = partial(of_host, home.folder / "far")
 
-        def run() -> Sending:
+        def cycle() -> Sending:
+            into = Into(
+                opened.store, lambda: files.temporary(str(home.maps)), options.clock, mine=mine, take=take_over,
+                known=opened.known, keep=options.keep,
+            )  # fmt: skip
             with attempt(into, origin, terms) as target:
                 return transfer.attempt(target, origin.image.size, began)
 
-        found = at_rest(run)
+        found = session.run(lambda: at_rest(cycle), opened, link, monitor.cancel)
         asking.remember(found)
-        found.warnings.extend(opened.warnings)
-        return result(found, origin.image.size, began, asking, sent)
+        found.warnings.extend(opened.fresh())
+        return result(found, origin.image.size, began, asking, link.sent)
+
+
+def raise_epoch(url: str, epoch: int) -> int:
+    """Fence off who writes in a lower one; the epoch now. Raises Changed where he was faster."""
+    with Opened(url, None) as opened:
+        Replica.open(opened.store)
+        return take_over(opened.store, epoch).epoch
 
 
 @contextmanager
 def open_point(url: str, at: str, state: State = None) -> Iterator[LogPoint]:
     """A point as a read-only Image, each block proved when it is read."""
-    with _Opened(url, None, state) as opened, Replica.open(opened.store).reading(at, opened.say) as point:
+    with Opened(url, None, state) as opened, Replica.open(opened.store).reading(at, opened.say) as point:
         yield point
 
 
 def points(url: str, warnings: list[str] | None = None, state: State = None) -> list[PointInfo]:
     """Every point, oldest first; nothing but the head and the catalogue is looked at."""
-    with _Opened(url, None, state) as opened:
+    with Opened(url, None, state) as opened:
         missed: list[str] = []
         found = [
             PointInfo(row.name, row.generation, row.time, row.virtual_bytes, row.changed_bytes, "log", False)
@@ -120,7 +121,7 @@ def points(url: str, warnings: list[str] | None = None, state: State = None) -> 
 
 def info(url: str, state: State = None) -> ReplicaInfo:
     """What the replica says of itself, and what all its objects take."""
-    with _Opened(url, None, state) as opened:
+    with Opened(url, None, state) as opened:
         replica = Replica.open(opened.store)
         head, identity = replica.head, replica.head.of(replica.identity)
         newest = head.newest
@@ -151,7 +152,7 @@ def verify(url: str, *, at: str | None, monitor: Monitor, sealed: bool = False, 
 
 def _verify(url: str, at: str | None, monitor: Monitor, state: State) -> Verified:
     began = time.monotonic()
-    with _Opened(url, monitor.cancel, state) as opened, readers.registered(opened.store, readers.EVERY, opened.say):
+    with Opened(url, monitor.cancel, state) as opened, readers.registered(opened.store, readers.EVERY, opened.say):
         replica = Replica.open(opened.store)
         damaged: dict[str, str] = {}
         if at is None:
@@ -180,7 +181,7 @@ def prune(
     """Drop points, condemn what nothing names any more, and remove what was condemned `grace` seconds ago (an hour).
     `collect` reads every map for that. Raises Held while a cycle runs.
     """
-    with _Opened(url, monitor.cancel, state) as opened:
+    with Opened(url, monitor.cancel, state) as opened:
         identity, store = Replica.open(opened.store).identity, opened.store
         with holding(store, identity, MAX_FENCE) as fence:
             made = Pruning(store, identity, heads.load(store, identity), fence, monitor)
@@ -205,7 +206,7 @@ def restore(
     conversion.refuse_existing(target)
     if place.is_log(url):
         conversion.refuse_inside(url, target)
-    with _Opened(url, monitor.cancel, state) as opened, Replica.open(opened.store).reading(at, opened.say) as point:
+    with Opened(url, monitor.cancel, state) as opened, Replica.open(opened.store).reading(at, opened.say) as point:
         tally = conversion.write_new(point, target, format, subformat, workers, monitor)
         with open_image(target, format=format) as made:
             size = made.size

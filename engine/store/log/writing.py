@@ -8,8 +8,9 @@ from __future__ import annotations
 import datetime
 from array import array
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import msgspec
 
@@ -31,7 +32,8 @@ from secondsite.engine.source import Source
 from secondsite.engine.store.base import MAX_FENCE, Absent, Entry, Fence, Store
 from secondsite.engine.store.log import head as heads
 from secondsite.engine.store.log import layout, manifest, prune, segment, tree
-from secondsite.engine.store.log.layout import HEAD, PLACE, Place
+from secondsite.engine.store.log.layout import HEAD, IDENTITY, PLACE, Place
+from secondsite.engine.store.log.mine import unknown
 from secondsite.engine.store.log.uploads import Uploads
 from secondsite.engine.store.renewing import renewed
 
@@ -40,10 +42,23 @@ from secondsite.engine.store.renewing import renewed
 _CODEC = (fmt.ZSTD, 1)
 
 
+@dataclass
+class Known:
+    """What a cycle that ended well leaves to the next one: nothing of it is read again while the head is this one.
+    `taken`: an attempt before has taken the replica over.
+    """
+
+    identity: Identity | None = None
+    taken: bool = False
+    head: heads.Head | None = None
+    manifest: manifest.Manifest | None = None
+
+
 @dataclass(frozen=True)
 class Into:
     """A store to write into. `temporary` gives unnamed files of this host, `clock` the time of points; of these all but
-    the newest `keep` are dropped after each cycle.
+    the newest `keep` are dropped after each cycle. `mine` is who the host is in a replica; with `take` it is taken over
+    from whoever writes into it.
     """
 
     store: Store
@@ -51,51 +66,84 @@ class Into:
     clock: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC)
     fence_seconds: int = MAX_FENCE
     keep: int | None = None
+    mine: Callable[[bytes], AbstractContextManager[str]] = unknown
+    take: bool = False
+    known: Known = field(default_factory=Known)
 
 
 @contextmanager
 def attempt(into: Into, origin: Source, terms: Terms) -> Iterator[Attempt]:
     """The replica's end of one attempt, under the head's fence; a replica is made where there is none. Raises Held
-    where somebody else writes now, Refused where this source may not.
+    where somebody else writes now, Busy where that is this host itself, Refused where this source may not.
     """
-    store = into.store
+    store, take = into.store, into.take and not into.known.taken
     identity = _identity(into, origin, terms)
-    with holding(store, identity, into.fence_seconds) as fence, ExitStack() as stack:
-        head = heads.load(store, identity)
-        becomes = admission.admitted(head.of(identity), origin, terms, store.label)
-        yield Attempt(into, becomes, head, fence, origin.image.size, stack)
+    with into.mine(identity.replica_id) as holder:
+        if take:
+            terms = _taking(into, identity, origin, terms)
+        holds = holding(store, identity, into.fence_seconds, holder=holder, take=take)
+        with holds as fence, ExitStack() as stack:
+            head = heads.load(store, identity)
+            becomes = admission.admitted(head.of(identity), origin, terms, store.label)
+            if take:
+                head = heads.become(store, head, becomes, fence)
+                into.known.taken = True
+            yield Attempt(into, becomes, head, fence, origin.image.size, stack)
+
+
+def _taking(into: Into, identity: Identity, origin: Source, terms: Terms) -> Terms:
+    """In which epoch the replica goes on when it is taken over. Raises Refused before anybody is disturbed."""
+    store = into.store
+    now = heads.load(store, identity)
+    if terms.epoch is not None and terms.epoch <= now.epoch:
+        told = f"is at epoch {now.epoch}; to take it over takes a higher one than {terms.epoch}"
+        raise errors.Refused(told, path=store.label)
+    terms = replace(terms, epoch=terms.epoch or now.epoch + 1)
+    admission.admitted(now.of(identity), origin, terms, store.label)
+    return terms
 
 
 def _identity(into: Into, origin: Source, terms: Terms) -> Identity:
+    known = into.known
     try:
-        return heads.load_identity(into.store)
+        known.identity = known.identity or heads.load_identity(into.store)
     except Absent:
+        if into.take:
+            raise errors.Refused("holds no replica", path=into.store.label) from None
         size = terms.block_size or units.DEFAULT_BLOCK_SIZE
         made = Identity.new(size, format_time(into.clock()), origin.name, "log", origin.format)
-        return heads.create(into.store, made.raised(max(made.epoch, terms.epoch or 0)))
+        known.identity = heads.create(into.store, made.raised(max(made.epoch, terms.epoch or 0)))
+    return known.identity
 
 
-def take_over(store: Store) -> heads.Head:
-    """Raise the epoch after a failover, whoever holds the fence: what he writes from now on is refused (M14).
-    Raises Changed where the head moved at that very moment.
+def take_over(store: Store, epoch: int | None = None) -> heads.Head:
+    """Raise the epoch after a failover, by one or to `epoch`, whoever holds the fence: what he writes from now on is
+    refused (M14). One that is not higher changes nothing. Raises Changed where the head moved at that very moment.
     """
     identity = heads.load_identity(store)
-    fence = store.fence(HEAD, take=True)
-    try:
+    head = heads.load(store, identity)
+    if epoch is not None and epoch <= head.epoch:
+        return head
+    with holding(store, identity, MAX_FENCE, take=True) as fence:
         head = heads.load(store, identity)
-        return heads.become(store, head, head.of(identity).raised(head.epoch + 1), fence)
-    finally:
-        fence.release()
+        becomes = head.of(identity).raised(max(epoch or head.epoch + 1, head.epoch))
+        return heads.become(store, head, becomes, fence)
 
 
 @contextmanager
-def holding(store: Store, identity: Identity, seconds: int) -> Iterator[Fence]:
-    """Hold the head's fence for a block, renewed by a thread. What the head's etag does not let pass fails anyway."""
+def holding(
+    store: Store, identity: Identity, seconds: int, *, holder: str | None = None, take: bool = False
+) -> Iterator[Fence]:
+    """Hold the head's fence for a block, renewed by a thread. What the head's etag does not let pass fails anyway.
+    `take`: also where somebody else holds it. Raises Held.
+    """
     try:
-        fence = store.fence(HEAD, seconds)
+        fence = store.fence(HEAD, seconds, holder=holder, take=take)
     except Absent:
+        if store.stat(IDENTITY) is None:
+            raise errors.Unreachable("the replica is not there any more", path=store.label) from None
         heads.begin(store, identity)
-        fence = store.fence(HEAD, seconds)
+        fence = store.fence(HEAD, seconds, holder=holder, take=take)
     with renewed(fence):
         yield fence
 
@@ -109,15 +157,15 @@ class Attempt:
         self.into, self.store, self.identity, self.head, self.fence = into, into.store, identity, head, fence
         self.began, self.peer, self.stack = into.clock(), into.store.label, stack
         self.sent_bytes = self.map_bytes = 0
-        newest = head.newest
-        self.before = manifest.load(self.store, newest, head.replica_id) if newest else None
-        self.old = tree.Tree(self.store, identity, self.before)
-        stack.callback(self.old.close)
+        newest, known = head.newest, into.known
+        same = known.head is not None and known.head.etag == head.etag
+        self.before = known.manifest if same else manifest.load(self.store, newest, head.replica_id) if newest else None
+        known.head = None
         base = newest.virtual_bytes if newest else 0
         self.header = fmt.Header(
             identity.replica_id, identity.block_size, head.generation, head.generation + 1, base, size, identity.epoch
         )
-        self.spool = Spool(self.store, self.header)
+        self.spool = Spool(self.store, self.header, empty=same)
         self.state = talk.State(
             replica_id=identity.replica_id, block_size=identity.block_size, seed=identity.seed, epoch=identity.epoch,
             generation=head.generation, virtual_bytes=base, seal=self.before.point.seal if self.before else "",
@@ -128,6 +176,13 @@ class Attempt:
         )
         stack.callback(self._changes.close)
         self._outlet: Outlet | None = None
+
+    @cached_property
+    def old(self) -> tree.Tree:
+        """The newest point's map; a cycle that changes nothing needs none."""
+        made = tree.Tree(self.store, self.identity, self.before)
+        self.stack.callback(made.close)
+        return made
 
     def hashes(self, ask: talk.Ask) -> Iterator[bytes]:
         """What the cache of maps asks for: the digests of all pages, or the hashes of some."""
@@ -164,7 +219,10 @@ class Attempt:
             assert self.before is not None
             if self.head.of(self.identity) != self.identity:
                 self.head = heads.become(self.store, self.head, self.identity, self.fence)
-            return self._tidied(_done("unchanged", self.before.point), self.head)
+            done = self._tidied(_done("unchanged", self.before.point), self.head)
+            if outlet is None or not (outlet.uploads.objects or self.spool.entries):
+                self._remember(self.before)
+            return done
         account, taken = self._account(outlet.held, tally), self.spool.laid_bytes
         point = Point(
             self.header.target_generation, data_time(moment, self.began, self.peer), self.header.target_size, seal,
@@ -172,8 +230,10 @@ class Attempt:
             self.identity.epoch, self.head.replica_id,
         )  # fmt: skip
         before = self.head
-        self._commit(manifest.Manifest(point, self._map(outlet)))
+        made = manifest.Manifest(point, self._map(outlet))
+        self._commit(made)
         done = self._tidied(_done(point.kind, point), before)
+        self._remember(made)
         return msgspec.structs.replace(done, changed_bytes=account.changed_bytes, data_bytes=account.data_bytes)
 
     def _tidied(self, done: talk.Done, before: heads.Head) -> talk.Done:
@@ -208,19 +268,25 @@ class Attempt:
         becomes = self.head.with_point(self.store, made.row(digest), self.identity)
         self.head = heads.move(self.store, becomes, self.fence)
 
+    def _remember(self, made: manifest.Manifest) -> None:
+        self.into.known.head, self.into.known.manifest = self.head, made
+
 
 def _done(kind: str, point: Point) -> talk.Done:
     return talk.Done(kind=kind, generation=point.generation, seal=point.seal, time=point.time, history="log")
 
 
 class Spool:
-    """The segments that an attempt before has brought for the generation that comes next."""
+    """The segments that an attempt before has brought for the generation that comes next. `empty`: it is known that
+    there are none.
+    """
 
-    def __init__(self, store: Store, header: fmt.Header) -> None:
+    def __init__(self, store: Store, header: fmt.Header, *, empty: bool = False) -> None:
         self.store, self.header = store, header
         self.taken: set[int] = set()
         self.entries: list[tuple[int, Entry]] = []
-        for entry in store.list(layout.folder(layout.SEGMENTS, header.target_generation)):
+        folder = layout.folder(layout.SEGMENTS, header.target_generation)
+        for entry in () if empty else store.list(folder):
             number = layout.number_of(entry.name)
             if number is not None:
                 self.taken.add(number)
