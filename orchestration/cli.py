@@ -43,6 +43,10 @@ COMMANDS = {
     "plan": "Show what an estate file would change, and every rule that it breaks.",
     "apply": "Make the vault say what an estate file says.",
     "vault": "The database of what is protected: make it, register with it, look at its log.",
+    "run": "Run the cycles of all protected machines, for ever.",
+    "status": "Show state and health of the protected machines.",
+    "protection": "Pause, resume, resync or recover a protected machine; pin its points.",
+    "retention": "Show every point of a machine, the rule that keeps it, and when it dies.",
     "mapping": "Say where a machine goes at a failover, and why.",
     "bench": "Measure what this machine can do.",
 }

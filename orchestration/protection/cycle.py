@@ -68,8 +68,8 @@ class Cycles:
     worker: Worker
     clocks: Clocks = Clocks()
 
-    def run(self, item: Held, said: Protected, cancel: Callable[[], bool] = lambda: False) -> Held | None:
-        """One cycle. What it raises is written down with the item, but for Cancelled, which is nobody's fault."""
+    def run(self, item: Held, said: Protected, cancel: Callable[[], bool] = lambda: False) -> errors.Error | None:
+        """One cycle. An error is written down with the item and returned; Cancelled is nobody's fault, and raised."""
         resync = item.state is State.RESYNCHRONIZING
         ledger.begin(self.database, self.holder, item.id, "resync" if resync else "cycle")
         began, moment = self.clocks.utc(), self.clocks.moment()
@@ -84,10 +84,10 @@ class Cycles:
             raise
         except errors.Error as error:
             self._failed(item, said, error)
-            return None
+            return error
         self._done(item, said, cut, began, moment, stamp)
         self._prune(item, said)
-        return item
+        return None
 
     def _done(
         self, item: Held, said: Protected, cut: Cut, began: float, moment: Moment, stamp: datetime.datetime

@@ -40,6 +40,8 @@ class Held:
     due: float
     last: float | None
     failures: int
+    sending: bool
+    reason: str | None
     statistics: Statistics
     timeline: Timeline | None
     disks: Mapping[str, str]
@@ -200,5 +202,5 @@ def _held(row: Any, disks: Mapping[str, str]) -> Held:
         timeline = Timeline(row.timeline["at"], Moment(*row.timeline["moment"]))
     return Held(
         row.id, row.machine, row.protection, State(row.state), row.doing, row.epoch, row.due, row.last,
-        row.failures, msgspec.convert(row.statistics, Statistics), timeline, disks,
+        row.failures, row.sending, row.reason, msgspec.convert(row.statistics, Statistics), timeline, disks,
     )  # fmt: skip

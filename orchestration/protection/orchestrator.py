@@ -108,8 +108,7 @@ class Orchestrator:
             if found is None or not item.state.cycles:
                 ledger.end(self.database, self.cycles.holder, item.id, {"due": NEVER})
                 return
-            self.cycles.run(item, found, self._stop.is_set)
-            self.told(item, None)
+            self.told(item, self.cycles.run(item, found, self._stop.is_set))
         except errors.Error as error:
             self.told(item, error)
 

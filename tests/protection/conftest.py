@@ -9,4 +9,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "vault"))
 
 from vaultkit import server, url, vault
 
+sys.path.insert(0, str(Path(__file__).parent))
+
 __all__ = ["server", "url", "vault"]

@@ -1,0 +1,95 @@
+"""secondsite status"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from secondsite.engine.units import format_size
+from secondsite.orchestration import output
+from secondsite.orchestration.commands import vaults
+from secondsite.orchestration.commands.options import json_option
+
+if TYPE_CHECKING:
+    from secondsite.orchestration.protection.report import Row
+
+# Of the worst machine: normal, warning, critical.
+STATUS = (0, 1, 3)
+
+
+@click.command(short_help="Show state and health of the protected machines.")
+@click.argument("machine", required=False)
+@click.option("--watch", "every", type=float, is_flag=False, flag_value=2.0, metavar="SECONDS", help="Again and again.")
+@vaults.vault_option
+@json_option
+def command(machine: str | None, every: float | None, vault: str | None, as_json: bool) -> None:
+    """Show state, health, age of the newest point and statistics of each protected machine, or of MACHINE.
+
+    The exit status is fit for monitoring: 0 where all is normal, 1 for a warning, 3 where something is critical.
+
+    \b
+    secondsite status
+    secondsite status --json
+    """
+    with output.watching() as watch, vaults.opened(vault) as database:
+        while True:
+            rows = _rows(database, machine)
+            if as_json:
+                output.print_json({"machines": [_facts(row) for row in rows]})
+            else:
+                _print(rows)
+            if every is None or watch.cancelled():
+                break
+            _wait(every, watch)
+            if watch.cancelled():
+                break
+    click.get_current_context().exit(STATUS[max((row.level for row in rows), default=0)])
+
+
+def _rows(database: Any, machine: str | None) -> list[Row]:
+    from secondsite.engine import errors
+    from secondsite.orchestration.protection import ledger, report, said
+    from secondsite.orchestration.vault import inventory
+
+    with database.begin() as connection:
+        estate = inventory.last_estate(connection)
+    known = said.protected(estate) if estate is not None else {}
+    items = ledger.load(database, machine)
+    if machine is not None and not items:
+        raise errors.Refused(f"no machine {machine!r} is protected")
+    now = time.time()
+    return [report.row(item, known.get(item.machine), now) for item in items]
+
+
+def _facts(row: Row) -> dict[str, Any]:
+    return {**asdict(row), "level": row.level.name.lower()}
+
+
+def _print(rows: list[Row]) -> None:
+    cells = [
+        (
+            row.machine, row.state, row.level.name.lower(), _age(row.rpo), f"{row.cycles}", f"{row.missed}",
+            f"{row.errors}", format_size(round(row.average_bytes)),
+            output.one_line("; ".join(f"{one.rule} {one.words}" for one in row.reasons) or row.reason or ""),
+        )
+        for row in rows
+    ]  # fmt: skip
+    head = ("MACHINE", "STATE", "HEALTH", "RPO", "CYCLES", "MISSED", "ERRORS", "AVERAGE", "WHY")
+    click.echo(output.table(head, cells, right=(3, 4, 5, 6, 7)) if cells else "nothing is protected")
+
+
+def _age(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    if seconds < 600:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 36000 else f"{seconds / 3600:.0f} h"
+
+
+def _wait(seconds: float, watch: output.Watch) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and not watch.cancelled():
+        time.sleep(0.1)

@@ -1,0 +1,57 @@
+"""run, status, retention and protection, as an operator uses them, with real processes and images."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_cycles import Bench, Clock
+
+from secondsite.orchestration import cli
+from secondsite.orchestration.vault.database import Database
+
+
+def shell(capsys: pytest.CaptureFixture[str], url: str, *arguments: str, status: int = 0) -> str:
+    capsys.readouterr()
+    found = cli.run([*arguments, "--vault", url])
+    out, err = capsys.readouterr()
+    assert found == status, (arguments, out, err)
+    return out + err
+
+
+def test_a_machine_is_run_shown_paused_and_kept(
+    tmp_path: Path, url: str, vault: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench = Bench(tmp_path, vault, every=30, clock=Clock(now=time.time()))
+    code = "from secondsite.orchestration.cli import main; main()"
+    program = [sys.executable, "-c", code, "run", "--vault", url, "--json"]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        first = json.loads(process.stdout.readline())
+        assert (first["machine"], first["error"]) == ("app1", None)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    shown = shell(capsys, url, "status")
+    assert "app1" in shown and "replicating" in shown and "normal" in shown
+    facts = json.loads(shell(capsys, url, "status", "--json"))["machines"][0]
+    assert facts["level"] == "normal" and 0 <= facts["rpo"] < 60
+    assert "R3.2 one of 3 additional" in shell(capsys, url, "retention", "app1")
+    shell(capsys, url, "protection", "pin", "app1", "--point", "1", "--why", "before the upgrade")
+    assert "M15 pinned" in shell(capsys, url, "retention", "app1", "--at", "2099-01-01")
+    shell(capsys, url, "protection", "pause", "app1")
+    assert "R8.3 replication is paused" in shell(capsys, url, "status", status=1)
+    assert "R8.1" in shell(capsys, url, "protection", "pause", "app1", status=3)
+    assert "is pinned" not in shell(capsys, url, "vault", "audit", "--subject", "app1")
+    assert bench.points()[0].pinned == "before the upgrade"
+
+
+def test_what_is_not_protected_is_said_so(url: str, vault: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "nothing is protected" in shell(capsys, url, "status")
+    for command in (("status", "app9"), ("retention", "app9"), ("protection", "pause", "app9")):
+        assert "no machine 'app9' is protected" in shell(capsys, url, *command, status=3)
+    assert "is no time" in shell(capsys, url, "retention", "app9", "--at", "noon", status=2)
