@@ -11,7 +11,10 @@ from secondsite.orchestration.protection.cycle import Protected
 from secondsite.orchestration.protection.ledger import Held, Made
 from secondsite.orchestration.retention.decision import Kept, decide
 from secondsite.orchestration.retention.point import Point
-from secondsite.orchestration.retention.rules import SECOND
+from secondsite.orchestration.retention.rules import HOUR, SECOND
+
+# Longer than what any policy keeps by its rules: a day of points (R2), or three of continuous ones.
+_HORIZON = 4 * 24 * HOUR
 
 
 @dataclass(frozen=True)
@@ -70,9 +73,12 @@ def retention(held: Sequence[Made], said: Protected, at: datetime.datetime | Non
 
 
 def _until(points: list[Point], every: int, end: int) -> Iterator[Point]:
-    """Points as they would be: those of planned cycles too, which only push the others out."""
+    """Points as they would be: those of planned cycles too, which only push the others out. Of a far future only as
+    many as a rule may look at.
+    """
     yield from points
-    at, number = points[-1].at + every, points[-1].number + 1
+    skipped = max((end - points[-1].at - _HORIZON) // every, 0)
+    at, number = points[-1].at + (skipped + 1) * every, points[-1].number + skipped + 1
     while at <= end:
         yield Point(number, at)
         at, number = at + every, number + 1

@@ -14,6 +14,7 @@ from secondsite.orchestration.retention.rules import HOUR, SECOND, Amount, Dense
 # "90/copy_frequency" of the overview, read as a count: the newest 90 minutes' worth of cycles (R2.2).
 DENSE_WINDOW_MINUTES = 90
 MAX_HOURS = 24
+MAX_TIER_SECONDS = 3 * 86400
 MAX_ADDITIONAL = 24
 
 
@@ -64,7 +65,7 @@ class Continuous:
         """A span of time is over before a coarser tier alone decides about it, or its last point would be gone."""
         before: tuple[int, int] | None = None
         for every, span in self.tiers:
-            if every < 1 or span < every:
+            if every < 1 or not every <= span <= MAX_TIER_SECONDS:
                 raise errors.Usage(f"a tier of one point each {every} s for {span} s makes no sense")
             if before and (every % before[0] or every <= before[0] or span <= before[1] or before[1] < every):
                 raise errors.Usage(
