@@ -19,7 +19,7 @@ from secondsite import engine
 from secondsite.engine import errors
 from secondsite.engine.store.log import layout, segment
 from secondsite.engine.store.place import OWN
-from secondsite.engine.units import MIB
+from secondsite.engine.units import KIB, MIB
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -125,3 +125,30 @@ def test_a_full_disk_is_told(tmp_path: Path) -> None:
             assert restored(tmp_path, there.url(), state) == digest(source)
     finally:
         subprocess.run(("umount", "--lazy", str(tmp_path / "root")), check=True)
+
+
+@pytest.mark.sweep(sample=1)
+@pytest.mark.parametrize("history", ["log", "auto"])
+def test_it_is_watched_over_a_link_that_is_cut(there: Site, tmp_path: Path, history: str) -> None:
+    """A cycle a second; whoever does not say that it is a log is told so by the agent at each."""
+    state, source = there.host(allow="send,read"), disk(tmp_path)
+    engine.replicate(source, there.url(), history="log", state=state)
+    proxy, replica = through(there, state, Trouble("cut", 400_000), Trouble("cut", 300_000))
+    seen: list[Any] = []
+
+    def observe(status: engine.Status) -> None:
+        if status.last is not None:
+            seen.append(status.last)
+            if len(seen) < 4:
+                write(source, len(seen) * 256 * KIB, random.Random(len(seen)).randbytes(128 * KIB))
+
+    try:
+        with pytest.raises(errors.Cancelled):
+            engine.watch(
+                source, replica, every=1, history=history, state=state, observe=observe, cancel=lambda: len(seen) >= 4
+            )
+    finally:
+        proxy.close()
+    assert len(seen) == 4 and [one.history for one in seen] == ["log"] * 4
+    assert [one.point for one in engine.points(there.url(), state=state)][-1] == seen[-1].point
+    assert restored(tmp_path, there.url(), state) == digest(source)
