@@ -5,11 +5,13 @@ The text of what it raises is not passed on: that of a connection that failed ho
 
 from __future__ import annotations
 
+import datetime
 import email.utils
 import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.parse import parse_qs, urlsplit
 
 from azure.core.exceptions import (
     AzureError,
@@ -73,8 +75,8 @@ def made(error: AzureError, path: str, *, exists: bool, held: type[errors.Error]
         return Exists("it is there already", path=path)
     if status == 412:
         return Changed("somebody else changed it", path=path)
-    if status in (401, 403):
-        return Denied(f"the store refuses the credentials: {code}{_skew(error)}", path=path)
+    if status in (401, 403) or code == "InvalidAuthenticationInfo":
+        return Denied(f"the store refuses the credentials: {code}{_expired(error) or _skew(error)}", path=path)
     if status in _AGAIN or code in ("Md5Mismatch", "InvalidBlockList"):
         return Failed(f"{status} {code}", path=path, busy=status in _BUSY, after=_after(error))
     return Rejected(f"{status} {code}", path=path)
@@ -102,12 +104,31 @@ def _after(error: HttpResponseError) -> float | None:
 
 
 def _skew(error: HttpResponseError) -> str:
-    try:
-        said = email.utils.parsedate_to_datetime(_header(error, "Date")).timestamp()
-    except (ValueError, TypeError):
-        return ""
-    off = time.time() - said
+    said = _date(error)
+    off = time.time() - said if said is not None else 0
     return f" (this host's clock is {abs(off):.0f} s off the store's)" if abs(off) > _SKEW_SECONDS else ""
+
+
+def _expired(error: HttpResponseError) -> str:
+    """Of a SAS that has run out by the store's clock. Nothing else of the request is looked at."""
+    try:
+        end = parse_qs(urlsplit(str(error.response.request.url)).query)["se"][0]  # type: ignore[union-attr]
+        moment = datetime.datetime.fromisoformat(end)
+    except (AttributeError, KeyError, ValueError):
+        return ""
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
+    now = _date(error)
+    if now is None or moment.timestamp() > now:
+        return ""
+    return f" (the SAS ran out at {moment.astimezone(datetime.UTC):%Y-%m-%d %H:%M:%S} UTC)"
+
+
+def _date(error: HttpResponseError) -> float | None:
+    """The store's clock, in seconds since 1970."""
+    try:
+        return email.utils.parsedate_to_datetime(_header(error, "Date")).timestamp()
+    except (ValueError, TypeError):
+        return None
 
 
 def _header(error: HttpResponseError, name: str) -> str:

@@ -95,6 +95,21 @@ def s3(bucket: str, environment: Mapping[str, str] | None = None) -> S3:
     return _from_file(place, "s3", bucket, S3) or S3()
 
 
+def check_ca(path: str) -> str:
+    """The file, if certificates to trust can be read from it: a request would say only that it got no answer. Raises
+    Refused.
+    """
+    import ssl  # 10 ms, which most commands need not pay
+
+    try:
+        ssl.create_default_context(cafile=path)
+    except ssl.SSLError:
+        raise errors.Refused("holds no certificates to trust", path=path) from None
+    except OSError as error:
+        raise errors.Refused(f"the certificates to trust cannot be read: {error.strerror}", path=path) from None
+    return path
+
+
 def _place(environment: Mapping[str, str]) -> Path:
     given = environment.get("SECONDSITE_STORES")
     base = environment.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")

@@ -107,7 +107,7 @@ def _azure(where: place.Place, timeout: float, pace: Pace | None = None) -> Stor
         opens = DefaultAzureCredential()
     settings = client_settings(timeout)
     if found.ca:
-        settings["connection_verify"] = found.ca
+        settings["connection_verify"] = credentials.check_ca(found.ca)
     client = ContainerClient(found.endpoint, where.container, opens, **settings)
     return AzureStore(client, where.prefix + "/" if where.prefix else "", str(where).rstrip("/"), pace)
 

@@ -75,13 +75,22 @@ class Head:
 
 
 def create(store: Store, identity: Identity) -> Identity:
-    """Make an empty replica; where another was faster, it is that one. Whole once both objects are there."""
+    """Make an empty replica; where another was faster, it is that one. Whole once both objects are there. Raises
+    Damaged where one was, whose identity is missing: another in its place would hide that.
+    """
+    check_orphaned(store)
     try:
         store.put_if_absent(IDENTITY, record.pack(identity.fields()))
     except Exists:
         identity = load_identity(store)
     begin(store, identity)
     return identity
+
+
+def check_orphaned(store: Store) -> None:
+    """Raises Damaged where there is a head and no identity, which is put there first."""
+    if store.stat(HEAD) is not None and store.stat(IDENTITY) is None:
+        raise errors.Damaged("it is missing, and there is a head", path=store.path(IDENTITY))
 
 
 def begin(store: Store, identity: Identity) -> None:

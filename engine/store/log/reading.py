@@ -48,10 +48,11 @@ class Replica:
 
     @classmethod
     def open(cls, store: Store) -> Replica:
-        """Raises Refused where there is none."""
+        """Raises Refused where there is none, Damaged."""
         try:
             identity = heads.load_identity(store)
         except Absent:
+            heads.check_orphaned(store)
             raise errors.Refused("holds no replica", path=store.label) from None
         return cls(store, identity, heads.load(store, identity))
 
