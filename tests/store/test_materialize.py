@@ -115,7 +115,7 @@ def test_neighbours_are_written_together_and_never_more_than_a_request_takes(lab
     assert sorted(puts) == [3 * MIB, 4 * MIB, 4 * MIB] and lab.holds(lab.points[0])
 
 
-@pytest.mark.sweep(sample=2)
+@pytest.mark.sweep(sample=1)
 @pytest.mark.parametrize("made", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("in_place", [False, True], ids=["new", "in-place"])
 def test_cut_short_at_each_write_and_gone_on_with(lab, monkeypatch, in_place, made):
@@ -311,7 +311,7 @@ def _succeeds(lab, at):
     return True
 
 
-@pytest.mark.sweep(sample=2)
+@pytest.mark.sweep(sample=1)
 @pytest.mark.parametrize("seed", range(40))
 def test_faults_on_the_way_make_no_wrong_disk(lab, azurite, monkeypatch, seed):
     """503, cut connections, lost and late answers: never a wrong disk, and whole once it is called whole."""
