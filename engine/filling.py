@@ -39,6 +39,14 @@ class Filling:
             have.close()
             raise
 
+    def rewrite(self, image: Image, temporary: Image) -> int:
+        """Make an existing image equal to the point, and durable; the bytes written."""
+        image.fit(self.want.image_size)
+        with self.compare(image, temporary) as have:
+            written = self.copy(have, image)
+        image.flush()
+        return written
+
     def copy(self, have: BlockMap | None, image: Image) -> int:
         """Write the blocks in which the two maps differ, all into an image of zeros; the bytes written."""
         want = self.want

@@ -10,56 +10,51 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 
-from secondsite.engine import errors
-from secondsite.engine.attempts import have
+from secondsite.engine import errors, scan
 from secondsite.engine.blockmap import BlockMap
 from secondsite.engine.images import Image, RawImage, open_image
-from secondsite.engine.replica.directory import Replica
+from secondsite.engine.progress import Monitor
+from secondsite.engine.replica.identity import Identity
 from secondsite.engine.replica.point import Point
-from secondsite.engine.replica.view import point_map
 from secondsite.engine.scan import Range
 from secondsite.engine.source import place
 from secondsite.engine.trackers import clonefile
+from secondsite.engine.trackers.base import Have
 
-Compare = Callable[[str, Image, BlockMap], list[Range]]
+Compare = Callable[[Image], list[Range]]
 
 
 def compare_source(
-    replica: Replica,
+    identity: Identity,
     point: Point,
     source: str | os.PathLike[str] | Image,
     format: str | None,
     allow_parent_path: Sequence[str],
     compare: Compare,
 ) -> tuple[str, list[Range]]:
-    """What stood for the source, and the ranges in which it differs from the point; what one has and the other not
-    counts too. Raises SourceChanged, and what `open_image` raises.
+    """What stood for the source, and the ranges in which it differs from the point, as `compare` finds them. Raises
+    SourceChanged, and what `open_image` raises.
     """
     if isinstance(source, Image):
-        return "image", _compare(replica, point, source, compare)
-    if format is None and place(source) == replica.identity.source:
-        format = replica.identity.source_format
-    against, image = _open(replica, point, os.fspath(source), format, allow_parent_path)
+        return "image", compare(source)
+    if format is None and place(source) == identity.source:
+        format = identity.source_format
+    against, image = _open(identity, point, os.fspath(source), format, allow_parent_path)
     with image:
         before = image.stamps()
-        found = _compare(replica, point, image, compare)
+        found = compare(image)
         if found and against == "image" and image.stamps() != before:
             raise errors.SourceChanged("it was written while it was compared", path=image.path)
         return against, found
 
 
-def _compare(replica: Replica, point: Point, image: Image, compare: Compare) -> list[Range]:
-    with point_map(replica, point) as block_map:
-        return compare("source", image, block_map)
-
-
 def _open(
-    replica: Replica, point: Point, source: str, format: str | None, allow: Sequence[str]
+    identity: Identity, point: Point, source: str, format: str | None, allow: Sequence[str]
 ) -> tuple[str, Image]:
     image = open_image(source, format=format, allow_parent_path=allow)
     if not isinstance(image, RawImage) or image.device:
         return "image", image
-    kept = _kept(replica, point, source)
+    kept = _kept(identity, point, source)
     found = kept or clonefile.frozen(source)
     if found is None:
         return "image", image
@@ -67,9 +62,9 @@ def _open(
     return "kept clone" if kept else "clone", found
 
 
-def _kept(replica: Replica, point: Point, source: str) -> RawImage | None:
+def _kept(identity: Identity, point: Point, source: str) -> RawImage | None:
     """The source as it was when the point was made, where the clone tracker kept that."""
-    known = have(replica, point)
+    known = Have(identity.replica_id.hex(), point.generation, point.seal)
     path = clonefile.Spot.of(source, known.replica_id).at(known.generation)
     fd = clonefile.open_kept(path, known)
     if fd < 0:
@@ -80,3 +75,25 @@ def _kept(replica: Replica, point: Point, source: str) -> RawImage | None:
         return None
     finally:
         os.close(fd)
+
+
+def differing(
+    stage: str, image: Image, block_map: BlockMap, seed: int, temporary: Callable[[], Image], *, workers: int,
+    monitor: Monitor,
+) -> list[Range]:  # fmt: skip
+    """Where an image is not what a map says. Of another size: whole blocks that both have, and from the block in which
+    one of them ends all that is left.
+    """
+
+    def against(want: BlockMap) -> list[Range]:
+        monitor.begin(stage, want.image_size)
+        return scan.differing(image, want, seed, workers=workers, monitor=monitor)
+
+    held, size = block_map.image_size, image.size
+    if size == held:
+        return against(block_map)
+    common = min(size, held) // block_map.block_size * block_map.block_size
+    with block_map.copy_to(temporary(), block_map.path) as cut:
+        cut.resize(common)
+        found = against(cut)
+    return scan.join([*found, Range(common, max(size, held) - common)])

@@ -67,7 +67,11 @@ def restore(
     if is_place(os.fspath(replica)):
         from secondsite.engine.store.log import calls
 
-        calls.refuse(in_place=in_place)
+        if in_place:
+            return calls.restore_in_place(
+                os.fspath(replica), target, format, [os.fspath(folder) for folder in allow_parent_path], at=at,
+                workers=workers or default_workers(), monitor=Monitor(progress, cancel), state=state,
+            )  # fmt: skip
         return calls.restore(
             os.fspath(replica), target, at=at, format=format or "raw", subformat=subformat,
             workers=workers or default_workers(), monitor=Monitor(progress, cancel),
@@ -160,10 +164,8 @@ class _Job:
             point_map(self.replica, self.point) as want,
             open_existing(self.files, target, format, allow) as image,
         ):
-            image.fit(want.image_size)
-            with self._filling(want) as filling, filling.compare(image, self.files.temporary(target)) as have:
-                written = filling.copy(have, image)
-            image.flush()
+            with self._filling(want) as filling:
+                written = filling.rewrite(image, self.files.temporary(target))
             done = _Done("in-place", written, image.size)
         # A device has the size that it has.
         if not (isinstance(image, RawImage) and image.device):

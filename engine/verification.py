@@ -11,7 +11,7 @@ from secondsite.engine import errors, kernel, scan
 from secondsite.engine.blockmap import PAGE_BLOCKS, BlockMap
 from secondsite.engine.delta.reader import Frame
 from secondsite.engine.files import Files
-from secondsite.engine.frozen import compare_source
+from secondsite.engine.frozen import compare_source, differing
 from secondsite.engine.images import Image
 from secondsite.engine.progress import Monitor, Progress
 from secondsite.engine.remote import reach, url
@@ -54,7 +54,11 @@ def verify(
     if is_place(os.fspath(replica)) or (sealed and url.is_remote(os.fspath(replica))):
         from secondsite.engine.store.log import calls
 
-        calls.refuse(source=source)
+        if source is not None:
+            return calls.verify_source(
+                os.fspath(replica), source, source_format, allow_parent_path, at=at or "latest",
+                workers=workers or default_workers(), monitor=Monitor(progress, cancel), state=state,
+            )  # fmt: skip
         return calls.verify(os.fspath(replica), at=at, monitor=Monitor(progress, cancel), sealed=sealed, state=state)
     if sealed:
         raise errors.Usage("only an encrypted replica can be verified without its key")
@@ -81,7 +85,9 @@ def _verify(
         point = points[-1] if anything else opened.choose("latest" if at is None else at)
         job = _Job(opened, point, workers, monitor)
         if source is not None:
-            against, bad = compare_source(opened, point, source, source_format, allow_parent_path, job.compare)
+            against, bad = compare_source(
+                opened.identity, point, source, source_format, allow_parent_path, job.with_source
+            )
             damaged = {}
         elif at is not None:
             bad, damaged = job.point_contents()
@@ -125,18 +131,16 @@ class _Job:
         return scan.differing(image, block_map, seed, workers=self.workers, monitor=self.monitor)
 
     def compare(self, stage: str, image: Image, block_map: BlockMap) -> list[scan.Range]:
-        held, size = block_map.image_size, image.size
-        if size == held:
-            return self._differing(stage, image, block_map)
-        # Whole blocks that both have; from the block in which one of them ends, all is different.
-        common = min(size, held) // block_map.block_size * block_map.block_size
-        rest = scan.Range(common, max(size, held) - common)
-        return scan.join([*self._common(stage, image, block_map, common), rest])
+        files, root = self.replica.files, self.replica.layout.root
+        return differing(
+            stage, image, block_map, self.replica.identity.seed, lambda: files.temporary(root), workers=self.workers,
+            monitor=self.monitor,
+        )  # fmt: skip
 
-    def _common(self, stage: str, image: Image, block_map: BlockMap, size: int) -> list[scan.Range]:
-        with block_map.copy_to(self.replica.files.temporary(self.replica.layout.root), block_map.path) as cut:
-            cut.resize(size)
-            return self._differing(stage, image, cut)
+    def with_source(self, image: Image) -> list[scan.Range]:
+        """An image against the point."""
+        with point_map(self.replica, self.point) as block_map:
+            return self.compare("source", image, block_map)
 
     def point_contents(self) -> tuple[list[scan.Range], dict[int, str]]:
         """What a restore would give, against the point's sealed map."""

@@ -91,7 +91,6 @@ def test_options_that_are_not_for_it_yet_are_refused(shell, place, disk, options
 @pytest.mark.parametrize(
     "command",
     [
-        ["verify", "PLACE", "--source", "DISK"], ["restore", "PLACE", "DISK", "--in-place"],
         ["export-hrl", "PLACE", "out.hrl"],
     ],
 )  # fmt: skip

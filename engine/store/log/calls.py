@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
@@ -12,7 +12,9 @@ from secondsite.engine import conversion, errors
 from secondsite.engine import source as sources
 from secondsite.engine.admission import Terms
 from secondsite.engine.files import LocalFiles
-from secondsite.engine.images import open_image
+from secondsite.engine.filling import Filling
+from secondsite.engine.frozen import compare_source, differing
+from secondsite.engine.images import Image, RawImage, open_image
 from secondsite.engine.progress import Monitor
 from secondsite.engine.remote.home import Home
 from secondsite.engine.remote.sending import chained
@@ -20,7 +22,9 @@ from secondsite.engine.remote.sending.asking import Asking, at_rest, result
 from secondsite.engine.remote.sending.mapcache import MapCache
 from secondsite.engine.remote.sending.outbound import Link
 from secondsite.engine.remote.sending.sender import Sending, Transfer
+from secondsite.engine.replica.container import open_existing
 from secondsite.engine.results import PointInfo, Pruned, ReplicaInfo, Replicated, Restored, Verified
+from secondsite.engine.scan import Range
 from secondsite.engine.source import Given
 from secondsite.engine.store import place
 from secondsite.engine.store.base import MAX_FENCE
@@ -34,6 +38,7 @@ from secondsite.engine.store.log.reading import LogPoint, Replica
 from secondsite.engine.store.log.session import Opened, Route
 from secondsite.engine.store.log.writing import Into, attempt, holding, take_over
 from secondsite.engine.trackers import choose
+from secondsite.engine.units import larger_disk
 from secondsite.engine.work import Options
 
 State = str | os.PathLike[str] | None
@@ -214,3 +219,53 @@ def restore(
             point.point.name, point.size, tally.sent_bytes, time.monotonic() - began, "copy", target, size,
             opened.warnings,
         )  # fmt: skip
+
+
+def restore_in_place(
+    url: str, target: str, format: str | None, allow: Sequence[str], *, at: str, workers: int, monitor: Monitor,
+    state: State,
+) -> Restored:  # fmt: skip
+    """An existing image or device made equal to a point: it is hashed, and what differs is fetched and written."""
+    from secondsite.engine.tracked.mapfile import void
+
+    began, files = time.monotonic(), LocalFiles()
+    if place.is_log(url):
+        conversion.refuse_inside(url, target)
+    with Opened(url, monitor.cancel, state) as opened, Replica.open(opened.store).reading(at, opened.say) as point:
+        void(target)
+        with (
+            point.block_map(files.temporary(target)) as want,
+            open_existing(files, target, format, allow) as image,
+        ):
+            filling = Filling(point, want, point.identity.seed, workers=workers, monitor=monitor)
+            written = filling.rewrite(image, files.temporary(target))
+            size, device = image.size, isinstance(image, RawImage) and image.device
+        warnings = opened.warnings
+        if size > point.size and not device:
+            warnings.append(larger_disk(target, point.size, size))
+        return Restored(
+            point.point.name, point.size, written, time.monotonic() - began, "in-place", target, size, warnings
+        )
+
+
+def verify_source(
+    url: str, source: str | os.PathLike[str] | Image, format: str | None, allow: Sequence[str], *, at: str,
+    workers: int, monitor: Monitor, state: State,
+) -> Verified:  # fmt: skip
+    """An image, or what was kept of it, against the hashes of a point; what the store holds of that is not read."""
+    began, files = time.monotonic(), LocalFiles()
+    with Opened(url, monitor.cancel, state) as opened:
+        replica = Replica.open(opened.store)
+        with replica.reading(at, opened.say) as point, point.block_map(files.temporary(".")) as want:
+
+            def compare(image: Image) -> list[Range]:
+                return differing(
+                    "source", image, want, point.identity.seed, lambda: files.temporary("."), workers=workers,
+                    monitor=monitor,
+                )  # fmt: skip
+
+            identity = replica.head.of(replica.identity)
+            against, bad = compare_source(identity, point.point, source, format, allow, compare)
+        return Verified(
+            not bad, point.point.name, point.blocks, bad, {}, time.monotonic() - began, opened.warnings, against
+        )
