@@ -44,7 +44,9 @@ def test_the_whole_story(shell, disk, log, tmp_path):
     told = shell.ok("info", log)
     assert f"replica of: {disk}" in told and "is a log" in told and "2, of 20" in told
     assert shell.ok("verify", log).startswith("ok: point 2, 320 blocks")
+    assert shell.ok("verify", log, "--source", disk).startswith("ok: ")
     shell.ok("restore", log, tmp_path / "new.raw")
+    shell.ok("restore", log, tmp_path / "new.raw", "--in-place")
     assert (tmp_path / "new.raw").read_bytes() == disk.read_bytes()
     extents = shell.json("map", log, "--json")["extents"]
     assert sum(extent["length"] for extent in extents if not extent["zero"]) == 2 * MIB + 65536

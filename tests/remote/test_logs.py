@@ -49,6 +49,11 @@ def test_every_call_knows_it(there: Site, tmp_path: Path) -> None:
     assert sum(run.length for run in engine.image_map(replica, state=state) if run.data) == 3 * MIB
     with engine.open_point(replica, at="1", state=state) as point:
         assert hashlib.sha256(point.read(0, point.size)).hexdigest() == first
+    assert engine.verify(replica, source=source, state=state).ok
+    output = tmp_path / "placed.raw"
+    output.write_bytes(bytes(4 * MIB))
+    engine.restore(replica, output, at="1", in_place=True, state=state)
+    assert digest(output) == first
     # It is the same log for who has the folder.
     assert engine.verify(there.root / "disk").ok and not (there.root / "disk" / "head.raw").exists()
     assert len(engine.points(there.root / "disk")) == 2
