@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from secondsite.engine import errors
@@ -23,6 +24,7 @@ _NOTE_OBJECTS = 4096
 _MERGED = 64
 # What one note can name.
 _MOST_MERGED = 10_000
+_ASKING = 8
 
 
 class Inventory:
@@ -93,7 +95,9 @@ class Notes:
 
     def read(self) -> None:
         """Raises what the store raises."""
-        notes = {entry.name: note for entry in self.store.list(FOLDER) if (note := self._load(entry.name)) is not None}
+        names = [entry.name for entry in self.store.list(FOLDER)]
+        with ThreadPoolExecutor(_ASKING, thread_name_prefix="inventory") as pool:
+            notes = {name: note for name, note in zip(names, pool.map(self._load, names), strict=True) if note}
         replaced = {name for note in notes.values() for name in note["replaces"]}
         gone: set[str] = set()
         for name, note in notes.items():

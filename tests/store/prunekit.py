@@ -9,6 +9,7 @@ from typing import Any
 
 from store.logkit import Lab
 
+from secondsite.engine import errors
 from secondsite.engine.progress import Monitor
 from secondsite.engine.store.base import Store
 from secondsite.engine.store.log import head as heads
@@ -75,6 +76,18 @@ class PruneLab(Lab):
     def held(self) -> set[str]:
         """The names of all objects but fences."""
         return {name for name in self.store.objects if not name.endswith(".lease")}
+
+
+def cut(lab: PruneLab, data: bytes | bytearray, store: Store) -> None:
+    """An attempt through a store whose link breaks off, and whose fence runs out."""
+    try:
+        lab.cycle(data, store)
+    except errors.Unreachable:
+        pass
+    for generation in lab.generations():
+        lab.contents.setdefault(generation, bytes(data))
+    lab.later(100)
+    lab.forget()
 
 
 def small(monkeypatch: Any) -> None:

@@ -7,6 +7,7 @@ import random
 
 import pytest
 from store.logkit import BLOCK, Failing, Lab, changing
+from store.prunekit import HOUR, PruneLab, cut, small, some
 
 from secondsite.engine import errors
 from secondsite.engine.delta import format as fmt
@@ -88,6 +89,33 @@ class Cut(Failing):
         if name.startswith(self.kind):
             self.at = 0
         return super().put_if_absent(name, *args)
+
+
+@pytest.mark.sweep(sample=4)
+@pytest.mark.parametrize("seed", range(60))
+def test_what_is_noted_is_there_and_is_all_that_is_needed(seed, monkeypatch):
+    """Whatever was sent, cut short, dropped and collected, in calls of their own."""
+    small(monkeypatch)
+    monkeypatch.setattr(inventory, "_MERGED", 4)
+    lab, step, chance = PruneLab(), changing(seed), random.Random(seed)
+    below = lab.store
+    below.put_if_absent(KEYS, b"")
+    for _ in range(14):
+        lab.store = SealedStore(below, KEY)
+        if chance.random() < 0.2:
+            cut(lab, step(), SealedStore(Failing(below, chance.randrange(8, 25)), KEY))
+        else:
+            lab.cycle(step(), keep=chance.choice([None, None, 4]))
+            lab.settle()
+        if chance.random() < 0.4:
+            lab.prune(drop=some(chance, lab.generations()), grace=0, collect=chance.random() < 0.5)
+        lab.later(chance.choice([1, 500, 2 * HOUR]))
+        notes = inventory.Notes(below)
+        notes.read()
+        assert lab.needed() - {"head.json", "replica.json"} <= notes.held.keys() <= below.objects.keys(), seed
+        assert all(len(below.objects[name].data) == size for name, size in notes.held.items())
+        assert missing(below) == set()
+    lab.check()
 
 
 def test_what_is_deleted_is_not_missed(below):

@@ -8,7 +8,7 @@ from itertools import count
 
 import pytest
 from store.logkit import BLOCK, Failing, changing
-from store.prunekit import HOUR, PruneLab, small, some, spread
+from store.prunekit import HOUR, PruneLab, cut, small, some, spread
 
 from secondsite.engine import errors
 from secondsite.engine.delta import format as fmt
@@ -29,7 +29,7 @@ def test_every_point_that_stays_comes_back(seed, monkeypatch):
     for _ in range(14):
         turn = chance.random()
         if turn < 0.15:
-            cut(lab, step(), chance)
+            cut(lab, step(), Failing(lab.store, chance.randrange(6, 25), after=chance.random() < 0.5))
         else:
             lab.cycle(step(), keep=chance.choice([None, None, None, 3, 6]))
             lab.settle()
@@ -45,18 +45,6 @@ def test_every_point_that_stays_comes_back(seed, monkeypatch):
     newest = Replica.open(lab.store).head.generation
     spooled = {name for name in lab.held() if f"/{newest + 1:012}/" in name}
     assert lab.held() - spooled == lab.needed()
-
-
-def cut(lab, data, chance):
-    """An attempt whose link breaks off, and whose fence runs out."""
-    try:
-        lab.cycle(data, Failing(lab.store, chance.randrange(6, 25), after=chance.random() < 0.5))
-    except errors.Unreachable:
-        pass
-    for generation in lab.generations():
-        lab.contents.setdefault(generation, data)
-    lab.later(100)
-    lab.forget()
 
 
 @pytest.mark.sweep(sample=4)

@@ -1,7 +1,7 @@
 """One upload to a store of Azure, as a process that has loaded everything before its clock starts; prints what it took.
 
     python upload.py container NAME                         makes it; prints the URL that opens it, for rclone
-    python upload.py ours FILE URL STATE [CODEC]            a first copy by the engine
+    python upload.py ours FILE URL STATE [CODEC [encrypt]]  a first copy by the engine
     python upload.py sdk FILE CONTAINER BLOB CONNECTIONS [md5]
     python upload.py points FILE URL STATE COUNT            so many cycles, each with 4 KiB changed
 """
@@ -47,14 +47,14 @@ def container(name: str) -> None:
     print(json.dumps({"url": f"{client.url}?{signed}"}))
 
 
-def ours(file: str, url: str, state: str, codec: str = "auto") -> None:
-    """A disk of a few bytes goes before it, which loads everything."""
+def ours(file: str, url: str, state: str, codec: str = "auto", encrypt: str = "") -> None:
+    """A disk of a few bytes goes before it, which loads everything. The key is in the environment."""
     small = f"{file}.small"
     with open(small, "wb") as disk:
         disk.write(b"small")
-    engine.replicate(small, f"{url}-small", state=state)
+    engine.replicate(small, f"{url}-small", state=state, encrypt=bool(encrypt))
     os.unlink(small)
-    _timed(lambda: engine.replicate(file, url, state=state, codec=codec))
+    _timed(lambda: engine.replicate(file, url, state=state, codec=codec, encrypt=bool(encrypt)))
 
 
 def sdk(file: str, name: str, blob: str, connections: str, md5: str = "") -> None:

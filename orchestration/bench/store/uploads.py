@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from secondsite import engine
 from secondsite.engine.units import GIB, MIB
 from secondsite.orchestration.bench import process, rows, servers
 from secondsite.orchestration.bench.context import Bench, remove
@@ -27,11 +28,13 @@ _numbers = itertools.count(1)
 Taken = dict[str, list[process.Ran]]
 
 
-def run(bench: Bench, server: Server, *arguments: str | Path) -> process.Ran:
-    """upload.py with these arguments; seconds are its own, `cpu` is its own and the server's meanwhile."""
+def run(bench: Bench, server: Server, *arguments: str | Path, **more: str) -> process.Ran:
+    """upload.py with these arguments and `more` in its environment; seconds are its own, `cpu` is its own and the
+    server's meanwhile.
+    """
     before = server.cpu()
     command = [sys.executable, UPLOAD, *map(str, arguments)]
-    env = {**process.compiled(bench.folder / "bytecode"), **server.env}
+    env = {**process.compiled(bench.folder / "bytecode"), **server.env, **more}
     done = process.run(command, env=env, keep_output=True)
     said = done.json
     return process.Ran(
@@ -46,6 +49,18 @@ def ours(bench: Bench, server: Server, source: Path, codec: str = "auto") -> pro
         return run(bench, server, "ours", source, f"azure://{CONTAINER}/ours{number}", state, codec)
     finally:
         remove(state)
+
+
+def encrypted(bench: Bench, server: Server, source: Path) -> process.Ran:
+    """The same with a key file: objects are sealed before they go out."""
+    number, state, key = next(_numbers), bench.folder / "upload-state", bench.folder / "upload.key"
+    try:
+        engine.new_key_file(key)
+        url = f"azure://{CONTAINER}/ours{number}"
+        return run(bench, server, "ours", source, url, state, "auto", "encrypt", SECONDSITE_KEY_FILE=str(key))
+    finally:
+        remove(state)
+        remove(key)
 
 
 def _sdk(bench: Bench, server: Server, source: Path, connections: int, *md5: str) -> process.Ran:
@@ -88,6 +103,7 @@ def _sides(
     sides: dict[str, Callable[[], process.Ran]] = {
         "noise": partial(ours, bench, server, noise),
         "half": partial(ours, bench, server, half),
+        "encrypted": partial(encrypted, bench, server, noise),
         "upload_blob, MD5, 4 at once": partial(_sdk, bench, server, noise, _CONNECTIONS, "md5"),
         "upload_blob": partial(_sdk, bench, server, noise, 1),
     }
@@ -101,7 +117,7 @@ def _sides(
 def _report(bench: Bench, taken: Taken, size: int) -> None:
     seconds = {name: [run.seconds for run in runs] for name, runs in taken.items()}
     cpu = {name: [run.cpu * GIB / size for run in runs] for name, runs in taken.items()}
-    for peer in (name for name in taken if name not in ("noise", "half")):
+    for peer in (name for name in taken if name not in ("noise", "half", "encrypted")):
         figure = MD5_FIGURE if "MD5" in peer else PLAIN_FIGURE
         for name, values, judged in (
             ("upload, noise", seconds, bench.figure(figure)),
@@ -112,3 +128,6 @@ def _report(bench: Bench, taken: Taken, size: int) -> None:
                                    size=work))  # fmt: skip
     bench.add(rows.compare("store", "upload, packs 2:1", seconds["half"], "ours, noise", seconds["noise"],
                            kind="engine", figure=bench.figure(HALF_FIGURE), size=size))  # fmt: skip
+    for name, values in (("upload", seconds), ("processor time a GiB with the emulator's", cpu)):
+        bench.add(rows.compare("store", f"{name}, noise, encrypted", values["encrypted"], "ours, not encrypted",
+                               values["noise"], kind="engine"))  # fmt: skip
