@@ -19,8 +19,8 @@ class Replicated:
     `application`: file systems or databases were at rest. `kept_bytes`: what the tracking had taken beside the source.
 
     `read_bytes` are this call's. A cycle that goes on where another call was cut short has changed what both did.
-    To another host `over_bytes` went over the link in `attempts`, `again_bytes` of them twice because of a cut; the
-    last attempt used up to so many `connections` at once.
+    To another host `over_bytes` were given to the link in `attempts`, of which `again_bytes` had been lost and went
+    another time; the last attempt used up to so many `connections` at once.
     `moment` is the time of the point that was SOURCE, where it was one: the replica is as old as that.
     """
 

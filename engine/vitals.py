@@ -68,8 +68,8 @@ class Vitals:
         yield self._one("cycle_seconds", "How long the last cycle took that ended well.", self._seconds)
         yield self._one("cycles_total", "Cycles that ended well.", now.cycles)
         yield self._one("missed_cycles_total", "Cycles that were due while another ran or failed.", now.missed)
-        yield self._one("sent_bytes_total", "Bytes of frames sent elsewhere, or of blocks for a folder.", sent)
-        yield self._one("sent_twice_bytes_total", "Of them those that a cut link made go over again.", twice)
+        yield self._one("sent_bytes_total", "Bytes of frames given to the link, or of blocks for a folder.", sent)
+        yield self._one("sent_twice_bytes_total", "Of them those that were lost on the way and sent again.", twice)
         yield self._many("errors_total", "Cycles that ended with an error, by its kind.", "kind", self._errors)
         states = {state: int(state == now.state) for state in STATES}
         yield self._many("state", "1 for the state that it is in.", "state", states)

@@ -195,8 +195,8 @@ def describe(done: Replicated) -> str:
     read = f"read {format_size(done.read_bytes)} in {done.seconds:.2f} s ({speed})"
     changed = f"{format_size(done.changed_bytes)} changed"
     pruned = f", {done.pruned} old point{'s' * (done.pruned != 1)} dropped" if done.pruned else ""
-    over = f"; {format_size(done.over_bytes)} went over" if done.over_bytes else ""
-    again = f", {format_size(done.again_bytes)} of them twice" if done.again_bytes else ""
+    over = f"; {format_size(done.over_bytes)} sent" if done.over_bytes else ""
+    again = f", {format_size(done.again_bytes)} of it again" if done.again_bytes else ""
     return f"{head}; {changed}; {read}{over}{again}{pruned}"
 
 

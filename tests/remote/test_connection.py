@@ -18,7 +18,7 @@ from secondsite.engine.progress import Limiter
 from secondsite.engine.remote.link import protocol as p
 from secondsite.engine.remote.link.calls import Call
 from secondsite.engine.remote.link.connection import SMALLEST_WINDOW, Connection
-from secondsite.engine.remote.link.wire import Closed
+from secondsite.engine.remote.link.wire import Closed, Wire
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -265,3 +265,11 @@ def test_a_message_that_meets_the_end_of_its_call_weighs_nothing_afterwards(
     monkeypatch.setattr(server, "_forget", late)
     there.close()
     assert taken.is_set() and server._weight == 0 and not there._arrived
+
+
+def test_who_sends_while_the_connection_is_let_go_of_is_told_that_it_is_closed() -> None:
+    near, far = socket.socketpair()
+    wire = Wire(near, "peer", 5)
+    wire.release()
+    with far, pytest.raises(Closed):
+        wire.send(b"x")

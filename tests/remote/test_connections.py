@@ -149,11 +149,11 @@ def test_a_cut_of_any_connection_at_any_byte(seed: int) -> None:
 
 def test_the_end_waits_for_frames_that_are_on_their_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of the other connections come late: Finish is there long before."""
-    put, last = Stream.put, list[str]()
+    put, last, finished = Stream.put, list[str](), threading.Event()
 
     def late(stream: Stream, frames: memoryview, peer: str) -> None:
         if threading.current_thread() is not serving.get(id(stream)):
-            time.sleep(0.3)
+            finished.wait(20)
             last.append("other")
         put(stream, frames, peer)
 
@@ -162,6 +162,7 @@ def test_the_end_waits_for_frames_that_are_on_their_way(monkeypatch: pytest.Monk
 
     def note(stream: Stream, total: int, look: Callable[[], None]) -> None:
         last.append("finish")
+        finished.set()
         complete(stream, total, look)
 
     made = Stream.__init__

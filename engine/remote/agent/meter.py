@@ -44,6 +44,11 @@ class Counts:
             self.received += count
             self._spooled = (self._spooled or 0) + count
 
+    def applied(self) -> None:
+        """What came is the newest point now, whether its source hears of that or not."""
+        with self._lock:
+            self._spooled = None
+
     def done(self, seconds: float, *, looked: bool = True) -> None:
         """The replica has the point; `seconds` after its last attempt began. `looked`: the source is what it is now."""
         with self._lock:

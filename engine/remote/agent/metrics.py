@@ -45,7 +45,7 @@ def families(meter: Meter, root: Root, connections: int, ends: Iterable[expiry.E
         Family("secondsite_connections", "gauge", "Paired hosts' connections.", [({}, connections)]),
         Family("secondsite_received_bytes_total", "counter", "Bytes of frames that came.", each("received")),
         Family("secondsite_received_twice_bytes_total", "counter",
-               "Of them those that came again, since they had been lost.", each("twice")),
+               "Of them those that were lost here, and came again.", each("twice")),
         Family("secondsite_cycles_total", "counter",
                "Transfers that ended with a point, or found that nothing had changed.", each("cycles")),
         Family("secondsite_errors_total", "counter", "Requests that ended with an error, by its kind.", wrong),

@@ -282,13 +282,17 @@ class _Session:
         if not self.held.offsets and old is not None and old.virtual_bytes == size and not self.options.resync:
             if said.seal != old.seal:
                 raise errors.Damaged("nothing was sent, and yet it ends with another seal", path=self.call.peer)
-            spool.drop(self.replica)
+            self._applied()
             self._done("unchanged", old, self.replica.identity.history)
             return None
         made = self._apply(said, old, size)
-        spool.drop(self.replica)
+        self._applied()
         self._done(made.kind, made.point, made.history, made.account)
         return made.point
+
+    def _applied(self) -> None:
+        spool.drop(self.replica)
+        self.counts.applied()
 
     def _apply(self, said: talk.Finish, old: Point | None, size: int) -> ground.Made:
         kind = "initial" if old is None else "resync" if self.options.resync else "delta"

@@ -25,7 +25,8 @@ class Credit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Call:
     """Begun by `Connection.call` or taken from `Connection.accept`. One thread sends and one receives at a time.
 
-    Received messages are credited when the next one is asked for: what is being worked on still counts.
+    Received messages are credited when the next one is asked for: what is being worked on still counts. `went`: so many
+    bytes of bodies were given to the link, which may have lost some of them.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Call:
         self.connection, self.number, self.peer = connection, number, connection.peer
         self.operation, self.args = request.operation, request.args
         self.body = message.body if message is not None else b""
+        self.went = 0
         self._changed = threading.Condition()
         self._arrived: deque[p.Message] = deque()
         self._parts: list[p.Message] = []
@@ -69,7 +71,7 @@ class Call:
             self._reserve(p.HEADER_BYTES + len(control) + len(piece))
             try:
                 self.connection._take_tokens(p.HEADER_BYTES + len(control) + len(piece), self._check)
-                self.connection._transmit(kind, self.number, control, piece, flags | (p.MORE if len(view) else 0))
+                self.connection._transmit(kind, self, control, piece, flags | (p.MORE if len(view) else 0))
             except errors.Error as error:  # the connection ends soon after the reason was told
                 raise self._failed or error from None
             kind, control = p.DATA, b""

@@ -166,13 +166,14 @@ class Connection:
             self._state.notify_all()
 
     def _transmit(
-        self, kind: int, call: int, control: bytes, body: bytes | bytearray | memoryview, flags: int
+        self, kind: int, call: Call, control: bytes, body: bytes | bytearray | memoryview, flags: int
     ) -> None:
         """Send one message now, in the caller's thread, the urgent ones first."""
-        header = p.pack_header(kind, call, control, body, flags)
+        header = p.pack_header(kind, call.number, control, body, flags)
         with self._sending:
             self._check()
             self._flush_urgent()
+            before = self._wire.sent + len(header) + len(control)
             try:
                 if len(body) < 65536:
                     self._wire.send(b"".join((header, control, body)))
@@ -183,6 +184,8 @@ class Connection:
                 self.close(error)
                 self._check()  # why it was closed, where somebody did that meanwhile
                 raise
+            finally:
+                call.went += max(self._wire.sent - before, 0)
 
     def _flush_urgent(self) -> None:
         while True:

@@ -51,7 +51,10 @@ class Wire:
             poll.register(self._wake, select.POLLIN)
 
     def _wait(self, poll: select.poll, events: int, deadline: float) -> None:
-        poll.register(self.sock, events)
+        try:
+            poll.register(self.sock, events)
+        except ValueError:  # it was let go of a moment ago, and has no number any more
+            raise Closed("the connection was closed", path=self.peer) from None
         left = deadline - time.monotonic()
         ready = poll.poll(max(left, 0) * 1000)
         if self._closed:
@@ -73,8 +76,7 @@ class Wire:
         view = memoryview(data).cast("B") if len(data) else memoryview(b"")
         for at in range(0, len(view), PIECE):
             piece = view[at : at + PIECE]
-            self._push(piece if self._secure is None else self._seal(self._secure, piece))
-            self.sent += len(piece)
+            self._push(piece if self._secure is None else self._seal(self._secure, piece), len(piece))
 
     def _seal(self, secure: Secure, piece: memoryview) -> memoryview:
         try:
@@ -82,19 +84,26 @@ class Wire:
         except OSError as error:
             raise self._lost(error) from None
 
-    def _push(self, view: memoryview) -> None:
-        deadline = time.monotonic() + self.idle
-        while len(view):
-            try:
-                done = self.sock.send(view) if not self._closed else 0
-            except BlockingIOError:
-                done = 0
-            except OSError as error:
-                raise self._lost(error) from None
-            if done:
-                view, deadline = view[done:], time.monotonic() + self.idle
-            else:
-                self._wait(self._polls[0], select.POLLOUT, deadline)
+    def _push(self, view: memoryview, stands_for: int) -> None:
+        """All of it; counted is what it stands for, of a broken send the part that the system took."""
+        deadline, at = time.monotonic() + self.idle, 0
+        try:
+            while at < len(view):
+                if done := self._some(view[at:]):
+                    at, deadline = at + done, time.monotonic() + self.idle
+                else:
+                    self._wait(self._polls[0], select.POLLOUT, deadline)
+        finally:
+            self.sent += stands_for * at // len(view)
+
+    def _some(self, view: memoryview) -> int:
+        """What the system takes of it now."""
+        try:
+            return self.sock.send(view) if not self._closed else 0
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise self._lost(error) from None
 
     def read_into(self, view: memoryview) -> None:
         """Fill it. Raises Closed."""

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 from secondsite.engine import errors
 from secondsite.engine.remote import talk
@@ -40,10 +41,14 @@ class Joining:
 
 class Connections:
     """Of one attempt, whose `call` the agent has answered with this ticket for the replica `name`; a context, left when
-    the attempt is over. `used` is how many carried frames at once; `warnings` say why they were fewer than asked for.
+    the attempt is over. `went` is told of bytes of frames that the link was given. `used` is how many carried frames at
+    once; `warnings` say why they were fewer than asked for.
     """
 
-    def __init__(self, call: Call, ticket: bytes, name: str, joining: Joining | None) -> None:
+    def __init__(
+        self, call: Call, ticket: bytes, name: str, joining: Joining | None, went: Callable[[int], None]
+    ) -> None:
+        self._went = went
         self.call, self.used, self.warnings = call, 1, list[str]()
         self._told, self._joining = talk.Join(name, ticket), joining if ticket else None
         if joining is not None and joining.count not in (None, 1) and not ticket:
@@ -57,6 +62,7 @@ class Connections:
         self._begun = self._settled = self._over = False
         self._failed: errors.Error | None = None
         self._open: dict[Connection, threading.Thread] = {}
+        self._first: threading.Thread | None = None
 
     def _finds_out(self) -> bool:
         far = self.call.connection.handshake_seconds >= FAR_SECONDS
@@ -114,7 +120,15 @@ class Connections:
 
     def _over_control(self, frames: bytes | memoryview) -> None:
         with self._control:
-            self.call.send(talk.Frames(), frames, checked=True)
+            self._put(self.call, frames)
+
+    def _put(self, call: Call, frames: bytes | memoryview) -> None:
+        """Counted is what went, also where that was a part of it."""
+        before = call.went
+        try:
+            call.send(talk.Frames(), frames, checked=True)
+        finally:
+            self._went(call.went - before)
 
     def _check(self) -> None:
         if self._failed is not None:
@@ -141,7 +155,7 @@ class Connections:
                 return
             if call is not None:
                 self._take_part()
-                self._carry(number, lambda frames: call.send(talk.Frames(), frames, checked=True))
+                self._carry(number, partial(self._put, call))
                 if not self._over:
                     self._leave(call)
 
@@ -168,9 +182,10 @@ class Connections:
             self._changed.notify_all()
         if first:
             carry = (lambda number: self._carry(number, self._over_control), 0)
-            threading.Thread(
+            self._first = threading.Thread(
                 target=self._guarded, args=carry, name=f"data 0 {self.call.peer}", daemon=True
-            ).start()
+            )
+            self._first.start()
 
     def _carry(self, number: int, send: Callable[[bytes], None]) -> None:
         while (frames := self._next(number)) is not None:
@@ -224,6 +239,11 @@ class Connections:
             self._queue.clear()
             opened = dict(self._open)
             self._changed.notify_all()
+            first = self._first
         for connection, thread in opened.items():
             connection.close()
             thread.join()
+        if first is not None:  # what it sends yet is of this attempt
+            if error is not None:
+                self.call.abort(error if isinstance(error, errors.Error) else errors.Cancelled("it was left"))
+            first.join(_ANSWER_SECONDS)

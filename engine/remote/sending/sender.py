@@ -103,7 +103,7 @@ class Transfer:
         """
         state = target.state
         self.meet(state, target.peer)
-        self.sent.resumed(state.spool_bytes)
+        self.sent.resumed(state.spool_bytes, state.generation)
         if not self.resync and not state.spool_frames and size == state.virtual_bytes and self.trusted(state):
             done = target.finish(0, state.seal, "mtime", scan.Tally(), self.origin.moment)
             told = done.warnings[: talk.MAX_WARNINGS]
@@ -211,7 +211,7 @@ class Sender(Transfer):
                 plan.looked(call, self.monitor, talk.Answered)
             state = protocol.decode(call.receive().control, talk.State, call.peer)
             plan.check(state, call.peer)
-            with Connections(call, state.ticket, self.begin.name, self.joining) as connections:
+            with Connections(call, state.ticket, self.begin.name, self.joining, self.sent.add) as connections:
                 found = self.attempt(Called(connections, state), size, began)
             if self.resync:
                 found.warnings.extend(plan.examined(call, self.monitor))
