@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from store.conftest import azurite, opens_azure
 
 from secondsite import engine
 from secondsite.engine.files import Files, LocalFiles
@@ -22,6 +23,7 @@ from secondsite.engine.images.memory import MemoryImage
 
 sys.path.insert(0, str(Path(__file__).parent))  # for trackerkit
 
+__all__ = ["azurite", "opens_azure"]
 Make = Callable[[bytes], Image]
 
 
@@ -121,6 +123,23 @@ def steady(tmp_path: Path, first: int) -> Iterator[Make]:
 
 
 @pytest.fixture
+def make_log_point(tmp_path: Path) -> Iterator[Make]:
+    """An older point of a log, while its replica goes on."""
+    with contextlib.ExitStack() as stack:
+
+        def make(data: bytes) -> Image:
+            root, later = str(tmp_path / "log"), bytearray(data)
+            for at in range(0, len(later), 8192):
+                later[at : at + 3] = b"new"
+            for content in (data, bytes(later) + b"grown", bytes(later[: len(later) // 2])):
+                disk = MemoryImage(content, path="disk")
+                engine.replicate(disk, root, block_size=4096, history="log", state=tmp_path)
+            return stack.enter_context(engine.open_point(root, at="1"))
+
+        yield make
+
+
+@pytest.fixture
 def make_overlay(tmp_path: Path) -> Iterator[Make]:
     """Half of it written over something else."""
     with contextlib.ExitStack() as stack:
@@ -170,7 +189,7 @@ def make_writable(request: pytest.FixtureRequest) -> Make:
     return request.getfixturevalue(f"make_{request.param}")  # type: ignore[no-any-return]
 
 
-@pytest.fixture(params=[*WRITABLE, "point", "steady", "steady_head", "overlay", "nbd"])
+@pytest.fixture(params=[*WRITABLE, "point", "log_point", "steady", "steady_head", "overlay", "nbd"])
 def make_any(request: pytest.FixtureRequest) -> Make:
     """Every image."""
     return request.getfixturevalue(f"make_{request.param}")  # type: ignore[no-any-return]

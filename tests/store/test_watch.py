@@ -13,6 +13,7 @@ from store.storekit import azure_store, s3_store
 from secondsite import engine
 from secondsite.engine import errors
 from secondsite.engine.remote.link.schedule import Throttle, parse
+from secondsite.engine.remote.patience import patiently
 from secondsite.engine.store import retry
 from secondsite.engine.store.base import Held
 from secondsite.engine.store.folder import FolderStore
@@ -116,9 +117,11 @@ def test_a_watch_goes_on_while_others_prune_or_write(site):
     """What another holder changed between two cycles is noticed; while he holds it the watch tries again."""
     site.cycle()
     watched = Watched(site).wait(2)
-    fence = site.store.fence(HEAD, 15)
-    time.sleep(0.7)
-    assert watched.told[-1].state == "retrying" and "somebody else holds it" in watched.told[-1].error
+    fence = patiently(lambda: site.store.fence(HEAD, 15))
+    end = time.monotonic() + 20
+    while watched.told[-1].state != "retrying" and time.monotonic() < end:
+        time.sleep(0.02)
+    assert "somebody else holds it" in watched.told[-1].error
     fence.release()
     site.write()
     before = len(watched.seen)

@@ -126,7 +126,7 @@ class LogPoint(PointImage):
         if start + length > self.size:
             raise ShortImage(f"no {length} bytes at {start}", path=self.path)
         last: Extent | None = None
-        for first, end, zero in self._states(start, start + length):
+        for first, end, zero in self._states(start, start + length) if length else ():
             if last is not None and last.zero == zero:
                 last = Extent(last.start, end - last.start, zero)
                 continue
