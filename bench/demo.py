@@ -18,8 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -216,33 +216,56 @@ def terminated(number: int, _: FrameType | None) -> NoReturn:
     sys.exit(128 + number)
 
 
-def main() -> int:
-    """Tell the story."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", default="1G", help="size of the image (default: 1G)")
-    parser.add_argument("--dir", default=tempfile.gettempdir(), help="where to work (default: the temporary folder)")
-    options = parser.parse_args()
-    missing = [name for name in TOOLS if process.which(name) is None]
-    if missing:
-        print(f"demo: not installed: {', '.join(missing)} (packages e2fsprogs and diffutils)", file=sys.stderr)
-        return errors.UNREACHABLE
-    signal.signal(signal.SIGTERM, terminated)
-    try:
-        size = units.parse_size(options.size) // workload.BLOCK * workload.BLOCK
-        if shutil.disk_usage(options.dir).free < ROOM * size:
-            raise errors.Full(f"the demo needs {units.format_size(ROOM * size)}", path=options.dir)
-        with tempfile.TemporaryDirectory(prefix="secondsite-demo-", dir=options.dir) as folder:
-            demo, began = Demo(Path(folder), size), time.monotonic()
+@dataclass(frozen=True)
+class Stage:
+    """What a demo needs: programs, so many images of room, and what runs around it. `text` is its file's docstring."""
+
+    name: str
+    text: str
+    tools: tuple[str, ...]
+    room: int
+    usual: str
+    set: Callable[[Path, int], AbstractContextManager[Demo]]
+
+    def play(self) -> int:
+        """Tell the story; the exit status."""
+        parser = argparse.ArgumentParser(
+            description=self.text, formatter_class=argparse.RawDescriptionHelpFormatter
+        )  # fmt: skip
+        parser.add_argument("--size", default=self.usual, help=f"size of the image (default: {self.usual})")
+        where = tempfile.gettempdir()
+        parser.add_argument("--dir", default=where, help="where to work (default: the temporary folder)")
+        options = parser.parse_args()
+        missing = [tool for tool in self.tools if process.which(tool) is None]
+        if missing:
+            print(f"{self.name}: not installed: {', '.join(missing)}", file=sys.stderr)
+            return errors.UNREACHABLE
+        signal.signal(signal.SIGTERM, terminated)
+        try:
+            self._run(units.parse_size(options.size) // workload.BLOCK * workload.BLOCK, options.dir)
+        except (Unexpected, errors.Error, OSError) as error:
+            print(f"{self.name}: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            return errors.CANCELLED
+        return 0
+
+    def _run(self, size: int, where: str) -> None:
+        if shutil.disk_usage(where).free < self.room * size:
+            raise errors.Full(f"the demo needs {units.format_size(self.room * size)}", path=where)
+        made = tempfile.TemporaryDirectory(prefix="secondsite-demo-", dir=where)
+        with made as folder, self.set(Path(folder), size) as demo:
+            began = time.monotonic()
             demo.tell()
             demo.close(time.monotonic() - began)
-    except (Unexpected, errors.Error, OSError) as error:
-        print(f"demo: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return errors.CANCELLED
-    return 0
+
+
+@contextmanager
+def plain(folder: Path, size: int) -> Iterator[Demo]:
+    """Nothing runs around it."""
+    yield Demo(folder, size)
 
 
 if __name__ == "__main__":
     with suppress(BrokenPipeError):
-        sys.exit(main())
+        sys.exit(Stage("demo", __doc__, TOOLS, ROOM, "1G", plain).play())

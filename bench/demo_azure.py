@@ -9,23 +9,19 @@ else happens in a temporary folder that is removed. The exit status is not 0 whe
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import shutil
-import signal
 import sys
-import tempfile
-import time
 from collections import defaultdict
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from demo import NEW_ORDERS, OLD_ORDERS, Demo, Unexpected, digest, last_line, terminated
+from demo import NEW_ORDERS, OLD_ORDERS, Demo, Stage, Unexpected, digest, last_line
 from rich.table import Table
 
 from secondsite.engine import errors, units
-from secondsite.orchestration.bench import process, workload
+from secondsite.orchestration.bench import workload
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from azurite import emulator
@@ -139,36 +135,18 @@ class AzureDemo(Demo):
         return told
 
 
-def main() -> int:
-    """Start the emulator, tell the story, end it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", default="128M", help="size of the image (default: 128M)")
-    parser.add_argument("--dir", default=tempfile.gettempdir(), help="where to work (default: the temporary folder)")
-    options = parser.parse_args()
-    missing = [name for name in TOOLS if process.which(name) is None]
-    if missing:
-        print(f"demo-azure: not installed: {', '.join(missing)}", file=sys.stderr)
-        return errors.UNREACHABLE
-    signal.signal(signal.SIGTERM, terminated)
+@contextmanager
+def beside_azure(folder: Path, size: int) -> Iterator[Demo]:
+    """The emulator runs, and the environment says how to reach it."""
     try:
-        size = units.parse_size(options.size) // workload.BLOCK * workload.BLOCK
-        if shutil.disk_usage(options.dir).free < ROOM * size:
-            raise errors.Full(f"the demo needs {units.format_size(ROOM * size)}", path=options.dir)
-        made = tempfile.TemporaryDirectory(prefix="secondsite-demo-", dir=options.dir)
-        with made as folder, emulator.running() as azure:
+        with emulator.running() as azure:
             os.environ["AZURE_STORAGE_CONNECTION_STRING"] = azure.connection_string
-            os.environ["SECONDSITE_STATE"] = str(Path(folder, "state"))
-            demo, began = AzureDemo(Path(folder), size), time.monotonic()
-            demo.tell()
-            demo.close(time.monotonic() - began)
-    except (Unexpected, emulator.Unavailable, errors.Error, OSError) as error:
-        print(f"demo-azure: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return errors.CANCELLED
-    return 0
+            os.environ["SECONDSITE_STATE"] = str(folder / "state")
+            yield AzureDemo(folder, size)
+    except emulator.Unavailable as error:
+        raise Unexpected(str(error)) from None
 
 
 if __name__ == "__main__":
     with suppress(BrokenPipeError):
-        sys.exit(main())
+        sys.exit(Stage("demo-azure", __doc__, TOOLS, ROOM, "128M", beside_azure).play())
