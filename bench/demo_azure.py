@@ -69,6 +69,8 @@ class AzureDemo(Demo):
         self.step("restore it with the key", self.decrypt)
         self.chapter("What lies in the container")
         self.step("bytes of three points", self.saved)
+        self.chapter("The oldest point goes; what only it had is removed an hour later")
+        self.step("prune", self.prune)
 
     def replicate(self) -> str:
         return self.run("secondsite", "replicate", "vm.raw", REPLICA).split("; ")[1]
@@ -112,6 +114,12 @@ class AzureDemo(Demo):
         orders = self.look("secret.raw", NEW_ORDERS, note=False)
         self.path("secret.raw").unlink()
         return f"equal; {orders}"
+
+    def prune(self) -> str:
+        told = self.run("secondsite", "prune", REPLICA, "--keep", "2")
+        if self.run("secondsite", "points", REPLICA).count("\n") != 3:
+            raise Unexpected("there are not two points")
+        return last_line(told)
 
     def saved(self) -> str:
         """The blobs of the replica, and what three full copies would have taken."""

@@ -29,6 +29,8 @@ def test_all_of_it_is_measured(tmp_path: Path) -> None:
     found = {row["name"]: row for row in report["rows"]}
     assert found["1 MiB changed of 1 TiB, requests"]["ours"] <= 12
     assert found["list 10 points, requests"]["ours"] == 2
+    assert 2 < found["prune one of 10 points, requests"]["ours"] < 50
+    assert found["serve one of 10 points, first byte"]["ours"] > 0
     for name in ("upload to a sink, lz4", "upload, noise", "upload, packs 2:1", "a cycle of 10, mean"):
         assert found[name]["ours"] > 0
     assert not list(tmp_path.iterdir())

@@ -18,6 +18,7 @@ from store.storekit import azure_store, numbers
 from store.storewriter import SEGMENT_BYTES
 
 from secondsite.engine.store.log.reading import Replica
+from secondsite.engine.store.retry import Retrying
 
 pytestmark = pytest.mark.needs("azurite")
 WRITER = str(Path(__file__).with_name("storewriter.py"))
@@ -30,7 +31,7 @@ class Site:
     def __init__(self, emulator, folder, seed):
         self.emulator, self.folder, self.chance = emulator, folder, random.Random(seed)
         self.disk, self.prefix = folder / "disk", f"k{next(numbers)}"
-        self.lab = Lab(azure_store(emulator, self.prefix + "/"))
+        self.lab = Lab(Retrying(azure_store(emulator, self.prefix + "/")))
         self.data = b""
         print(f"seed {seed}")
 

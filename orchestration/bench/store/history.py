@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import time
@@ -87,6 +88,10 @@ def many_points(site: Site) -> None:
         made = uploads.run(bench, site.server, "points", source, url, site.state, str(count))
         bench.add(rows.compare("store", f"a cycle of {count}, mean", [made.seconds / count], kind="engine"))
         site.limits(f"list {count} points", lambda: site.command("points", url), 0, 0)
+        kept = itertools.count(count - 1, -1)
+        site.limits(
+            f"prune one of {count} points", lambda: site.command("prune", url, "--keep", str(next(kept))), 0, 0
+        )
         _serve(site, url, str(count // 2), f"serve one of {count} points, first byte")
     finally:
         remove(source)
