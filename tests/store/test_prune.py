@@ -12,7 +12,8 @@ from store.prunekit import HOUR, PruneLab, cut, small, some, spread
 
 from secondsite.engine import errors
 from secondsite.engine.delta import format as fmt
-from secondsite.engine.store.log import condemned, pages
+from secondsite.engine.store.log import condemned, pages, segment
+from secondsite.engine.store.log import head as heads
 from secondsite.engine.store.log.reading import Replica
 
 MIB = 1 << 20
@@ -63,8 +64,18 @@ def test_without_a_cut_nothing_dead_is_overlooked(seed, monkeypatch):
     for _ in range(4):  # lists of lists that were put together go one after the other
         lab.later()
         lab.prune()
-    assert lab.held() == lab.needed()
+    assert lab.held() - of_zeros(lab) == lab.needed()
     lab.check()
+
+
+def of_zeros(lab):
+    """Segments of points that stay, which hold runs of zeros alone: they served a cycle that might have been cut, and
+    no map has places for zeros.
+    """
+    kept = {f"segments/{generation:012}" for generation in lab.generations()}
+    found = {name for name in lab.held() if name.rpartition("/")[0] in kept}
+    tables = {name: segment.table(lab.store, name, len(lab.store.objects[name].data)) for name in found}
+    return {name for name in found if not any(len(frame.blocks) for frame, _, _ in tables[name].frames)}
 
 
 @pytest.mark.sweep(sample=1)
@@ -115,18 +126,18 @@ def test_a_later_cycle_removes_what_is_due():
 
 
 def test_cycles_that_keep_so_many_points_hold_no_more_than_they_need():
-    """A cycle each two minutes for four hours: condemned are an hour's objects, in a few lists."""
+    """A cycle each four minutes for four hours: condemned are an hour's objects, in a few lists."""
     lab, data = PruneLab(), bytearray(os.urandom(20 * BLOCK))
-    for number in range(120):
+    for number in range(60):
         data[number % 20 * BLOCK : number % 20 * BLOCK + 4] = number.to_bytes(4, "little")
         lab.cycle(data, keep=3)
-        lab.later(120)
+        lab.later(240)
     lab.settle()
-    assert lab.generations() == [118, 119, 120]
+    assert lab.generations() == [58, 59, 60]
     head = Replica.open(lab.store).head
     assert len(head.condemned) <= 9
     dead = lab.held() - lab.needed()
-    assert len(dead) < 50 * 5, len(dead)
+    assert len(dead) < 30 * 5, len(dead)
     lab.check()
 
 
@@ -143,10 +154,12 @@ def test_the_newest_point_stays_and_names_are_checked():
 
 
 def test_dropping_costs_what_was_dropped(monkeypatch):
-    """One of 300 points in the middle, and the oldest, take as many requests as of 30."""
+    """One of 60 points in the middle, and the oldest, take as many requests as of 20."""
     monkeypatch.setattr(pages, "PAGE_POINTS", 64)
+    monkeypatch.setattr(heads, "INLINE", 10)
+    monkeypatch.setattr(heads, "_KEPT", 4)
     asked = {}
-    for many in (30, 300):
+    for many in (20, 60):
         lab, data = PruneLab(), bytearray(os.urandom(64 * BLOCK))
         for number in range(many):
             at = number * 7 % 64 * BLOCK
@@ -158,7 +171,7 @@ def test_dropping_costs_what_was_dropped(monkeypatch):
             asked[called, many] = store.calls
     print(asked)
     for called in ("middle", "oldest"):
-        assert asked[called, 300] <= asked[called, 30] + 4 and asked[called, 300] < 40
+        assert asked[called, 60] <= asked[called, 20] + 4 and asked[called, 60] < 40
 
 
 def test_a_point_that_is_damaged_goes_and_what_it_named_alone_is_collected(monkeypatch):
