@@ -14,9 +14,10 @@ from secondsite.orchestration.commands.options import json_option
 
 @click.command(short_help="Make the vault say what an estate file says.")
 @click.argument("estate", default="estate.toml")
+@vaults.ask_option
 @vaults.vault_option
 @json_option
-def command(estate: str, vault: str | None, as_json: bool) -> None:
+def command(estate: str, ask: bool, vault: str | None, as_json: bool) -> None:
     """Make the vault say what the file ESTATE says: all of it, or nothing where a rule is broken.
 
     Machines that the file protects are enabled, those that it does not name any more are disabled. Applying the same
@@ -29,6 +30,12 @@ def command(estate: str, vault: str | None, as_json: bool) -> None:
     from secondsite.orchestration.estate.loading import load
 
     loaded = load(estate)
+    if ask:
+        from secondsite.orchestration.scenarios import asked
+
+        findings = list(asked.accounts(loaded.estate))
+        if findings:
+            vaults.complain(findings, loaded)
     with vaults.opened(vault) as database:
         from secondsite.orchestration.vault import audit, inventory
 

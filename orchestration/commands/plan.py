@@ -15,15 +15,17 @@ from secondsite.orchestration.commands.options import json_option
 
 @click.command(short_help="Show what an estate file would change, and every rule that it breaks.")
 @click.argument("estate", default="estate.toml")
+@vaults.ask_option
 @vaults.vault_option
 @json_option
-def command(estate: str, vault: str | None, as_json: bool) -> None:
+def command(estate: str, ask: bool, vault: str | None, as_json: bool) -> None:
     """Show what applying the file ESTATE would change in the vault, and every rule that is broken, by number and line.
 
     Nothing is changed. Where there is no vault yet, everything is new. The exit status is 3 where a rule is broken.
 
     \b
     secondsite plan estate.toml
+    secondsite plan estate.toml --ask
     """
     from secondsite.orchestration.estate.loading import load
 
@@ -38,6 +40,10 @@ def command(estate: str, vault: str | None, as_json: bool) -> None:
     else:
         made = inventory.plan(loaded, None, [])
     findings = list(dict.fromkeys(made.findings))
+    if ask:
+        from secondsite.orchestration.scenarios import asked
+
+        findings += asked.accounts(loaded.estate)
     if as_json:
         changes = [asdict(change) for change in made.changes]
         output.print_json({"changes": changes, "findings": vaults.told(findings, loaded)})

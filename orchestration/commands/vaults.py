@@ -26,6 +26,11 @@ def vault_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)  # fmt: skip
 
 
+def ask_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    help = "Ask the storage accounts themselves too: their redundancy (R12.11), and whether replicas may be written."
+    return click.option("--ask", is_flag=True, help=help)(command)
+
+
 def where(vault: str | None) -> str:
     """The vault that is meant."""
     if vault:
