@@ -177,3 +177,15 @@ def test_who_is_revoked_in_the_midst_of_a_transfer_learns_it_at_once_and_does_no
     _, why = sender.communicate(timeout=20)
     assert sender.returncode == errors.REFUSED and "this host is not paired with you any more" in why, why
     assert "tried again" not in why
+
+
+def test_a_sender_is_not_told_where_the_agent_keeps_its_replicas(there: Site, tmp_path: Path) -> None:
+    state, ours = there.host("curious"), image(tmp_path, "ours", 1)
+    engine.replicate(ours, there.url(), state=state, source_id="vm")
+    with pytest.raises(errors.Refused, match=": disk: ") as refused:
+        engine.replicate(ours, there.url(), state=state, source_id="another")
+    assert str(tmp_path) not in str(refused.value)
+    (there.root / "disk" / "replica.json").write_bytes(b"rot")
+    with pytest.raises(errors.Damaged, match=r"disk/replica\.json") as damaged:
+        engine.replicate(ours, there.url(), state=state, source_id="vm")
+    assert str(tmp_path) not in str(damaged.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import posixpath
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -316,7 +317,8 @@ class _Session:
         pruned = self.prune(self.replica)
         done = talk.Done(kind=kind, generation=point.generation, seal=point.seal, time=point.time, history=history)
         if self.call.connection.version >= 2:
-            told = [warning[:1000] for warning in self.replica.warnings[: talk.MAX_WARNINGS]]
+            folder = f"{posixpath.dirname(self.replica.layout.root)}/"
+            told = [line.replace(folder, "")[:1000] for line in self.replica.warnings[: talk.MAX_WARNINGS]]
             done = msgspec.structs.replace(done, pruned=pruned, warnings=told)
             if account is not None:
                 done = msgspec.structs.replace(

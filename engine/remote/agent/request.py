@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -26,6 +27,10 @@ class Request:
     keep: int | None = None
     peer: str = ""
     streams: Streams = field(default_factory=Streams)
+
+    def veiled(self, text: str) -> str:
+        """As it is told to others: where the agent keeps its replicas is not for them."""
+        return text.replace(f"{posixpath.dirname(self.folder)}/", "")
 
     @property
     def files(self) -> ConfinedFiles:

@@ -46,6 +46,7 @@ class Session:
         self.connection, self.pin, self.name = connection, pin, name
         self._book, self._root, self._meter, self._keep = book, root, meter, keep
         self._streams = streams or Streams()
+        connection.veiled = f"{root.path}/"
         self._running: dict[int, Running] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()

@@ -97,7 +97,7 @@ class Call:
 
     def fail(self, error: BaseException) -> None:
         """End the call with an error for the other side."""
-        self._finish(p.ERROR, p.encode(p.failure(error)))
+        self._finish(p.ERROR, p.encode(p.failure(error, self.connection.veiled)))
 
     def abort(self, error: errors.Error) -> None:
         """From any thread: tell the other side, and whoever sends or receives on it here."""

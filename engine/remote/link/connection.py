@@ -60,6 +60,7 @@ class Connection:
         self._most, self._weight, self._weighing = most, 0, threading.Lock()
         self.limiter: Limiter | Throttle | None = None
         self.handshake_seconds = 0.0  # what TLS took, for who connected
+        self.veiled = ""  # the beginning of paths, which the other side is not told
         self.failed: errors.Error | None = None
         self._wire = Wire(sock, peer, min(idle, HELLO_SECONDS))
         self._heartbeat = heartbeat

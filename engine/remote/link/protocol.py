@@ -181,13 +181,17 @@ _CROSSING = {
 }  # fmt: skip
 
 
-def failure(error: BaseException) -> Failure:
-    """An error as it goes over. What is no error of ours tells nothing but its kind: it may hold anything."""
+def failure(error: BaseException, veiled: str = "") -> Failure:
+    """An error as it goes over, its paths without `veiled`. What is no error of ours tells nothing but its kind: it may
+    hold anything.
+    """
     if not isinstance(error, errors.Error):
         return Failure("Error", f"failed inside ({type(error).__name__}); its log has the details")
     name = next((c.__name__ for c in type(error).__mro__ if c.__name__ in _CROSSING), "Error")
-    path = error.path[:MAX_TEXT] if error.path else None
-    return Failure(name, error.message[:MAX_TEXT], path)
+    path, text = error.path or "", error.message
+    if veiled:
+        path, text = path.replace(veiled, ""), text.replace(veiled, "")
+    return Failure(name, text[:MAX_TEXT], path[:MAX_TEXT] or None)
 
 
 def raised(failed: Failure, peer: str) -> errors.Error:
