@@ -99,11 +99,11 @@ def prune_report(
     if keep is None and drop is None:
         raise errors.Usage("give either keep (at least 1) or the points to drop")
     if url.is_remote(root):
-        return Pruned(reach.prune(root, state, keep=keep, drop=drop))
+        return reach.prune(root, state, keep=keep, drop=drop)
     opened = Replica.open(root, files)
     with opened.writing():
         if keep is not None:
-            return Pruned(pruning.keep_newest(opened, keep))
+            return Pruned(pruning.keep_newest(opened, keep), warnings=opened.warnings)
         chosen = {opened.choose(name).generation for name in drop or []}
         return Pruned(pruning.drop(opened, sorted(chosen)))
 

@@ -16,6 +16,7 @@ MAX_GLANCES = 256
 MAX_EXTENTS = 4096
 MAX_NAMES = 2000
 MAX_PARTS = 500
+MAX_WARNINGS = 100
 
 
 class Hold(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -187,7 +188,8 @@ class RaiseEpoch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     epoch: int
 
 
-class Count(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How many points or resyncs went, or the epoch."""
+class Count(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How many points or resyncs went, or the epoch. Since version 3: what did no harm."""
 
     count: int
+    warnings: list[str] = []

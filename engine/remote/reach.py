@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from secondsite.engine.files import Files, LocalFiles
 from secondsite.engine.progress import Progress
 from secondsite.engine.remote import url
-from secondsite.engine.results import Verified
+from secondsite.engine.results import Pruned, Verified
 from secondsite.engine.scan import Range
 from secondsite.engine.store import key
 from secondsite.engine.store.place import noting
@@ -84,11 +84,12 @@ def verify(
     return Verified(ok, said.point, said.blocks, bad, damaged, said.seconds, said.warnings)
 
 
-def prune(replica: str, state: State, *, keep: int | None, drop: list[str] | None) -> int:
+def prune(replica: str, state: State, *, keep: int | None, drop: list[str] | None) -> Pruned:
     """By the agent; how many points went."""
     from secondsite.engine.remote import questions as q
 
-    return _count(replica, state, "prune", lambda name: q.Prune(name, keep, drop))
+    found = _counted(replica, state, "prune", lambda name: q.Prune(name, keep, drop))
+    return Pruned(found.count, warnings=found.warnings[: q.MAX_WARNINGS])
 
 
 def cancel_resync(replica: str, state: State) -> bool:
@@ -106,10 +107,14 @@ def raise_epoch(replica: str, state: State, epoch: int) -> int:
 
 
 def _count(replica: str, state: State, operation: str, asking: Callable[[str], Any]) -> int:
+    return int(_counted(replica, state, operation, asking).count)
+
+
+def _counted(replica: str, state: State, operation: str, asking: Callable[[str], Any]) -> Any:
     from secondsite.engine.remote import dial
     from secondsite.engine.remote import questions as q
     from secondsite.engine.remote.home import Home
 
     remote = url.parse(replica)
     with noting(replica), dial.connect(remote, Home.of(state)) as connection:
-        return connection.ask(operation, asking(remote.name), q.Count).count
+        return connection.ask(operation, asking(remote.name), q.Count)

@@ -18,7 +18,7 @@ from secondsite import engine
 from secondsite.engine import errors
 from secondsite.engine.images import RawImage
 from secondsite.engine.images.base import Buffer
-from secondsite.engine.remote import url
+from secondsite.engine.remote import hosts, url
 from secondsite.engine.remote.agent.service import Agent
 from secondsite.engine.remote.far import point as farpoint
 from secondsite.engine.remote.home import Home
@@ -152,3 +152,25 @@ def test_serve_outlives_an_agent_that_was_killed(tmp_path: Path) -> None:
     finally:
         serving.kill()
         serving.communicate()
+
+
+def test_who_reads_no_more_since_he_was_revoked_holds_no_point(there: Site, tmp_path: Path) -> None:
+    """Not for the grace that a broken link gives."""
+    state, source = there.host("out", "out", allow="read"), replica_of(there, "out", tmp_path)
+    with farpoint.FarPoint(url.parse(there.url("out")), Home.of(state)):
+        assert list((there.root / "out").glob("lease-far-*"))
+        hosts.revoke("out", state=there.there)
+        assert soon(lambda: not list((there.root / "out").glob("lease-*")))
+        source.write_bytes(random.Random(4).randbytes(2 * MIB))
+        assert engine.replicate(source, there.root / "out", source_id="disk", keep=1).pruned == 1
+
+
+def test_pruning_says_which_points_are_being_served(there: Site, tmp_path: Path) -> None:
+    owner, source = there.host("own", "own", allow="read,administer"), replica_of(there, "own", tmp_path)
+    with farpoint.FarPoint(url.parse(there.url("own")), Home.of(owner)):
+        source.write_bytes(random.Random(4).randbytes(2 * MIB))
+        engine.replicate(source, there.root / "own", source_id="disk")
+        for where in (there.url("own"), there.root / "own"):
+            done = engine.prune_report(where, keep=1, state=owner)
+            assert done.points == 0 and "points from 1 on are being served" in done.warnings[0]
+    assert engine.prune_report(there.url("own"), keep=1, state=owner).warnings == []

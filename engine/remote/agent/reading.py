@@ -102,7 +102,13 @@ def at_point(request: Request, call: Call, args: q.AtPoint) -> None:
     with SteadyPoint(replica, args.at, far=True) as point:
         one = point.point
         call.send(q.Standing(point.size, replica.identity.replica_id.hex(), one.generation, one.seal, one.name))
-        if _answer(call, point):
+        try:
+            gone = _answer(call, point)
+        except errors.Refused as error:
+            if not error.retryable:  # who may not read any more does not come again
+                point.done()
+            raise
+        if gone:
             point.done()
 
 
@@ -133,7 +139,7 @@ def _read(call: Call, image: Image, asked: q.Read) -> None:
             raise
         if isinstance(image, SteadyPoint):
             image.follow()  # raises where no read can be believed any more: another call may find the point again
-        call.send(protocol.failure(error))
+        call.send(protocol.failure(error, call.connection.veiled))
     else:
         call.send(None, data)
 

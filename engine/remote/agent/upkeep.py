@@ -28,10 +28,10 @@ def verify(request: Request, call: Call, args: q.Verify) -> None:
         request.folder, at=args.at, workers=1, progress=tell, cancel=lambda: call.ended or request.stopping(),
         files=request.files,
     )  # fmt: skip
-    _report(call, found)
+    _report(request, call, found)
 
 
-def _report(call: Call, found: Verified) -> None:
+def _report(request: Request, call: Call, found: Verified) -> None:
     bad, damaged = iter(found.bad), iter(found.damaged.items())
     while True:
         some = {point: what[:400] for point, what in islice(damaged, q.MAX_PARTS)}
@@ -39,12 +39,14 @@ def _report(call: Call, found: Verified) -> None:
         if not part.bad and not part.damaged:
             break
         call.send(part)
-    warnings = [warning[:1000] for warning in found.warnings[:100]]
+    warnings = [request.veiled(line)[:1000] for line in found.warnings[: q.MAX_WARNINGS]]
     call.send(q.Proved(found.ok, found.point, found.blocks, found.seconds, warnings))
 
 
 def prune(request: Request, call: Call, args: q.Prune) -> None:
-    call.send(q.Count(maintain.prune(request.folder, keep=args.keep, drop=args.drop, files=request.files)))
+    done = maintain.prune_report(request.folder, keep=args.keep, drop=args.drop, files=request.files)
+    told = done.warnings if call.connection.version >= 3 else []
+    call.send(q.Count(done.points, [request.veiled(line)[:1000] for line in told[: q.MAX_WARNINGS]]))
 
 
 def cancel_resync(request: Request, call: Call, args: q.CancelResync) -> None:
