@@ -30,6 +30,7 @@ RACY_NS = 2_000_000_000
 # Files are stamped by a clock that ticks every 1 to 10 ms: of two writes in one tick the second does not show.
 TICK_NS = 20_000_000
 _SETTLE_TRIES = 5
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _OCTAL = re.compile(rb"\\([0-3][0-7][0-7])")
 
 
@@ -87,6 +88,7 @@ class Source:
             # QEMU reads it for us; the file tells only whether it stands still.
             self.image, self.format = open_image(source, format="raw"), "qcow2"
         else:
+            _refuse_url(os.fspath(source))
             self.format = format or detect(source)
             self.image = open_image(source, format=self.format, allow_parent_path=allow_parent_path)
         self.by_path = not isinstance(source, Image)
@@ -139,6 +141,14 @@ class Source:
     def close(self) -> None:
         if self.by_path:
             self.image.close()
+
+
+def _refuse_url(path: str) -> None:
+    """Raises Usage for a URL that is no NBD export, unless there is such a file."""
+    if _SCHEME.match(path) and not os.path.exists(path):
+        raise errors.Usage(
+            "is a URL; a source is an image, a device, the folder of a replica here, or an NBD export", path=path
+        )
 
 
 def place(path: str | os.PathLike[str]) -> str:

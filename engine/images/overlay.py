@@ -92,11 +92,9 @@ class OverlayImage(Image):
         end = _HEADER.size + length
         if end + _DIGEST > _PAGE or hashlib.sha256(found[:end]).digest() != found[end : end + _DIGEST]:
             raise errors.Damaged("the overlay's header does not have its digest", path=self.path, offset=0)
-        below = found[_HEADER.size : end].decode("utf-8", "replace")
-        raise errors.Refused(
-            f"is an overlay of {size} bytes over {below}, not of {self._size} over {json.dumps(over, sort_keys=True)}",
-            path=self.path,
-        )
+        below = json.loads(found[_HEADER.size : end])
+        told = f"is an overlay of {size} bytes over {_named(below)}, not of {self._size} over {_named(over)}"
+        raise errors.Refused(f"{told}; it is left as it is", path=self.path)
 
     @property
     def size(self) -> int:
@@ -235,3 +233,8 @@ def _open(path: str) -> RawImage:
     except ValueError as error:
         raise errors.Usage(f"{path!r} is no name of a file: {error}") from None
     return RawImage(path, "rw")
+
+
+def _named(over: object) -> str:
+    """What lies below, for who reads a line."""
+    return ", ".join(f"{name} {value}" for name, value in over.items()) if isinstance(over, dict) else "something else"

@@ -228,6 +228,12 @@ def test_a_source_that_cannot_be_read(tmp_path: Path) -> None:
     assert not replica.exists()
 
 
+@pytest.mark.parametrize("source", ["secondsite://host/vm", "azure://box/vm", "http://host/vm.img", "SECONDSITE://h/x"])
+def test_a_url_that_is_no_source_is_called_one(tmp_path: Path, source: str) -> None:
+    with pytest.raises(errors.Usage, match="is a URL; a source is an image"):
+        engine.replicate(source, tmp_path / "replica")
+
+
 def test_a_source_without_permission(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a user who is not root meets it; the tests may run as root, who reads everything."""
 
