@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from secondsite.engine.adoption import adopt
     from secondsite.engine.conversion import convert
+    from secondsite.engine.deletion import delete_replica
     from secondsite.engine.errors import Error
     from secondsite.engine.following import standby
+    from secondsite.engine.forgetting import stop_following
     from secondsite.engine.hrl.export import export_hrl
     from secondsite.engine.images import Extent, Image, RawImage, open_image
     from secondsite.engine.images.vhdx.create import create_vhdx
@@ -78,6 +80,7 @@ if TYPE_CHECKING:
     from secondsite.engine.watching import Status, watch
 
 _HOME = {
+    "delete_replica": "deletion",
     "Error": "errors",
     "Extent": "images",
     "Image": "images",
@@ -145,6 +148,7 @@ _HOME = {
     "replica_keys": "store.keycalls",
     "Tracking": "tracked.service",
     "track": "tracked.service",
+    "stop_following": "forgetting",
     "tracking_status": "trackers.served",
     "verify": "verification",
     "Disk": "together",
@@ -156,13 +160,14 @@ _HOME = {
 __all__ = [
     "Adopted", "AgentAt", "Converted", "Disk", "Error", "Extent", "Finding", "Followed", "HostIdentity", "Image",
     "ImageInfo", "Key", "KeyInfo", "Link", "MapExtent", "Materialized", "PairedHost", "PointInfo", "Progress",
-    "Pruned", "Qemu", "RawImage", "ReplicaInfo", "Replicated", "Restored", "SeedExported", "SeedImported", "Serving",
-    "Status", "StoreChecked", "Tracking", "Verified", "add_key", "adopt", "agent", "cancel_resync", "check_image",
-    "check_store", "convert", "create_vhdx", "export_hrl", "export_seed", "host_identity", "image_map",
-    "import_seed", "info", "init_identity", "materialize", "new_key_file", "open_image", "open_point", "pair",
-    "peers", "points", "prune", "prune_report", "raise_epoch", "registration_key", "remove_key", "renew_identity",
-    "replica_keys", "replicate", "replicate_logs", "replicate_together", "restore", "revoke", "serve", "standby",
-    "track", "tracking_status", "using_key", "verify", "watch",
+    "Pruned", "Qemu", "RawImage", "ReplicaInfo", "Replicated", "Restored", "SeedExported", "SeedImported",
+    "Serving", "Status", "StoreChecked", "Tracking", "Verified", "add_key", "adopt", "agent", "cancel_resync",
+    "check_image", "check_store", "convert", "create_vhdx", "delete_replica", "export_hrl", "export_seed",
+    "host_identity", "image_map", "import_seed", "info", "init_identity", "materialize", "new_key_file",
+    "open_image", "open_point", "pair", "peers", "points", "prune", "prune_report", "raise_epoch",
+    "registration_key", "remove_key", "renew_identity", "replica_keys", "replicate", "replicate_logs",
+    "replicate_together", "restore", "revoke", "serve", "standby", "stop_following", "track", "tracking_status",
+    "using_key", "verify", "watch",
 ]  # fmt: skip
 
 

@@ -85,9 +85,20 @@ class Cycles:
         except errors.Error as error:
             self._failed(item, said, error)
             return error
+        self._identify(item, cut)
         self._done(item, said, cut, began, moment, stamp)
         self._prune(item, said)
         return None
+
+    def _identify(self, item: Held, cut: Cut) -> None:
+        """Which replicas they are: only those that are known are deleted one day (R1.10)."""
+        new = [path for path, known in item.ids.items() if known is None or path in cut.begun]
+        try:
+            ids = {path: self.worker.identify(item.disks[path]) for path in new}
+        except errors.Error:
+            return  # the next cycle asks again
+        if ids:
+            ledger.know(self.database, self.holder, item.id, ids)
 
     def _done(
         self, item: Held, said: Protected, cut: Cut, began: float, moment: Moment, stamp: datetime.datetime

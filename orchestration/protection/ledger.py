@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, and_, delete, insert, or_, select, text, update
+from sqlalchemy import Connection, and_, case, delete, insert, or_, select, text, update
 
 from secondsite.engine import errors
 from secondsite.orchestration.health.states import State, step
 from secondsite.orchestration.health.statistics import Statistics
 from secondsite.orchestration.retention.point import Point
 from secondsite.orchestration.retention.timeline import Moment, Timeline
-from secondsite.orchestration.vault import schema
+from secondsite.orchestration.vault import audit, schema
 from secondsite.orchestration.vault.database import Database
+from secondsite.orchestration.vault.ending import Ending
 
 LEASE_SECONDS = 60.0
 _ITEM, _DISK, _POINT = schema.item, schema.disk, schema.point
@@ -45,6 +46,8 @@ class Held:
     statistics: Statistics
     timeline: Timeline | None
     disks: Mapping[str, str]
+    ids: Mapping[str, str | None]
+    ending: Ending | None = None
 
 
 @dataclass(frozen=True)
@@ -108,20 +111,57 @@ def begin(database: Database, holder: str, item: str, doing: str) -> None:
 
 
 def end(database: Database, holder: str, item: str, values: Mapping[str, Any], made: Made | None = None) -> None:
-    """What became of it, and the point that it made, in one transaction. Raises Refused where the lease was lost."""
-    _update(database, holder, item, {"doing": None, **values}, made)
+    """What became of it, and the point that it made, in one transaction. One that left the estate meanwhile stays due
+    as it is. Raises Refused where the lease was lost.
+    """
+    changed = {"doing": None, **values}
+    if "due" in values:
+        changed["due"] = case((_ITEM.c.ending.is_(None), values["due"]), else_=_ITEM.c.due)
+    _update(database, holder, item, changed, made)
+
+
+def know(database: Database, holder: str, item: str, ids: Mapping[str, str]) -> None:
+    """Note which replicas there are, by path of the disk. Raises Refused where the lease was lost."""
+    with database.begin() as connection:
+        _ours(connection, holder, item, {})
+        for path, replica in ids.items():
+            chosen = update(_DISK).where(_DISK.c.item == item, _DISK.c.path == path)
+            connection.execute(chosen.values(replica_id=replica))
+
+
+def remove(database: Database, holder: str, item: Held, at: float, detail: str | None) -> None:
+    """It is not protected any more, and nothing is left of it but a line in the audit log. Raises Refused where the
+    lease was lost.
+    """
+    with database.begin() as connection:
+        _ours(connection, holder, item.id, {})
+        for table in (_POINT, _DISK):
+            connection.execute(delete(table).where(table.c.item == item.id))
+        connection.execute(delete(_ITEM).where(_ITEM.c.id == item.id))
+        audit.note(connection, "disable", item.machine, who=holder, at=at, detail=detail)
+
+
+def postpone(database: Database, holder: str, item: str, due: float, failures: int, reason: str) -> None:
+    """An item that could not be ended is tried again at `due`. Raises Refused where the lease was lost."""
+    _update(database, holder, item, {"due": due, "failures": failures, "reason": reason})
 
 
 def _update(
     database: Database, holder: str, item: str, values: Mapping[str, Any], made: Made | None = None
 ) -> None:
     with database.begin() as connection:
-        ours = and_(_ITEM.c.id == item, _ITEM.c.lease_holder == holder)
-        if connection.execute(update(_ITEM).where(ours).values(**values)).rowcount != 1:
-            raise errors.Refused("another orchestrator has this item now")
+        _ours(connection, holder, item, values)
         if made is not None:
             row = {**msgspec.to_builtins(made), "item": item}
             connection.execute(insert(_POINT).values(row))
+
+
+def _ours(connection: Connection, holder: str, item: str, values: Mapping[str, Any]) -> None:
+    """Change an item that is ours, or look whether it is."""
+    ours = and_(_ITEM.c.id == item, _ITEM.c.lease_holder == holder)
+    changed = {"lease_holder": holder, **values}
+    if connection.execute(update(_ITEM).where(ours).values(changed)).rowcount != 1:
+        raise errors.Refused("another orchestrator has this item now")
 
 
 def act(database: Database, machine: str, action: str, at: float) -> State:
@@ -129,9 +169,12 @@ def act(database: Database, machine: str, action: str, at: float) -> State:
     its state does not allow it.
     """
     with database.begin() as connection:
-        found = connection.execute(select(_ITEM.c.id, _ITEM.c.state).where(_ITEM.c.machine == machine)).first()
+        wanted = select(_ITEM.c.id, _ITEM.c.state, _ITEM.c.ending).where(_ITEM.c.machine == machine)
+        found = connection.execute(wanted).first()
         if found is None:
             raise errors.Refused(f"no machine {machine!r} is protected")
+        if found.ending is not None:
+            raise errors.Refused(f"R1.10: {machine!r} is being disabled")
         state = step(State(found.state), action)
         if state is None:
             raise errors.Refused(f"R8.1: {machine!r} is {State(found.state).words}; cannot {action}")
@@ -189,18 +232,20 @@ def _points(connection: Connection, item: str, dropped: bool) -> list[Made]:
 
 
 def _load(connection: Connection, ids: Sequence[str]) -> list[Held]:
-    disks: dict[str, dict[str, str]] = {one: {} for one in ids}
-    for row in connection.execute(select(_DISK).where(_DISK.c.item.in_(ids))):
-        disks[row.item][row.path] = row.replica
+    disks: dict[str, list[Any]] = {one: [] for one in ids}
+    for row in connection.execute(select(_DISK).where(_DISK.c.item.in_(ids)).order_by(_DISK.c.path)):
+        disks[row.item].append(row)
     rows = {row.id: row for row in connection.execute(select(_ITEM).where(_ITEM.c.id.in_(ids)))}
     return [_held(rows[one], disks[one]) for one in ids if one in rows]
 
 
-def _held(row: Any, disks: Mapping[str, str]) -> Held:
+def _held(row: Any, disks: Sequence[Any]) -> Held:
     timeline = None
     if row.timeline is not None:
         timeline = Timeline(row.timeline["at"], Moment(*row.timeline["moment"]))
     return Held(
         row.id, row.machine, row.protection, State(row.state), row.doing, row.epoch, row.due, row.last,
-        row.failures, row.sending, row.reason, msgspec.convert(row.statistics, Statistics), timeline, disks,
+        row.failures, row.sending, row.reason, msgspec.convert(row.statistics, Statistics), timeline,
+        {disk.path: disk.replica for disk in disks}, {disk.path: disk.replica_id for disk in disks},
+        msgspec.convert(row.ending, Ending | None),
     )  # fmt: skip

@@ -20,6 +20,7 @@ from sqlalchemy import func, select
 from secondsite.engine import errors
 from secondsite.orchestration.protection import ledger, said
 from secondsite.orchestration.protection.cycle import NEVER, Cycles, Protected
+from secondsite.orchestration.protection.disabling import Disabling
 from secondsite.orchestration.protection.ledger import Held
 from secondsite.orchestration.vault import inventory, schema
 from secondsite.orchestration.vault.database import Database
@@ -55,6 +56,7 @@ class Orchestrator:
     ) -> None:  # fmt: skip
         self.database, self.cycles, self.parallel, self.told = database, cycles, parallel, told
         self.lags = Lags()
+        self._disabling = Disabling(database, cycles.holder, cycles.worker)
         self._running: dict[str, Future[None]] = {}
         self._stop = threading.Event()
         self._revision, self._said = -1, dict[str, Protected]()
@@ -105,6 +107,9 @@ class Orchestrator:
     def _cycle(self, item: Held) -> None:
         found = self._said.get(item.machine)
         try:
+            if item.ending is not None:
+                self.told(item, self._disabling.run(item, item.ending, self._now()))
+                return
             if found is None or not item.state.cycles:
                 ledger.end(self.database, self.cycles.holder, item.id, {"due": NEVER})
                 return

@@ -13,12 +13,15 @@ from secondsite.orchestration.estate.model import Machine, Policy
 
 @dataclass(frozen=True)
 class Cut:
-    """What a cycle of a machine ended with: generations by path of the disk, and what it took."""
+    """What a cycle of a machine ended with: generations by path of the disk, and what it took. `begun`: disks whose
+    replicas were made.
+    """
 
     generations: Mapping[str, int]
     changed_bytes: int
     application: bool
     warnings: tuple[str, ...] = ()
+    begun: frozenset[str] = frozenset()
 
 
 class Worker(Protocol):
@@ -32,6 +35,15 @@ class Worker(Protocol):
 
     def drop(self, replica: str, generations: Sequence[int]) -> None:
         """Drop points of a replica. Raises what `engine.prune` raises."""
+
+    def identify(self, replica: str) -> str:
+        """The id of a replica. Raises what `engine.info` raises."""
+
+    def release(self, disk: str, replica_id: str, qmp: str | None) -> None:
+        """Let go of what followed a disk for its replica. Raises what `engine.stop_following` raises."""
+
+    def delete(self, replica: str, replica_id: str, epoch: int) -> None:
+        """Delete a replica. Raises what `engine.delete_replica` raises."""
 
 
 class EngineWorker:
@@ -51,6 +63,7 @@ class EngineWorker:
             {disk.source: result.generation for disk, result in zip(wanted, results, strict=True)},
             sum(result.changed_bytes for result in results), all(result.application for result in results),
             tuple(warning for result in results for warning in result.warnings),
+            frozenset(disk.source for disk, one in zip(wanted, results, strict=True) if one.kind == "initial"),
         )  # fmt: skip
 
     def _options(self, machine: Machine, policy: Policy) -> dict[str, Any]:
@@ -70,3 +83,13 @@ class EngineWorker:
         spare = [str(one) for one in generations if one in there]
         if spare:
             engine.prune(replica, drop=spare, state=self.state)
+
+    def identify(self, replica: str) -> str:
+        found = engine.info(replica, state=self.state)
+        return getattr(found, "replica_id", "")
+
+    def release(self, disk: str, replica_id: str, qmp: str | None) -> None:
+        engine.stop_following(disk, replica_id, qemu=engine.Qemu(qmp) if qmp is not None else None)
+
+    def delete(self, replica: str, replica_id: str, epoch: int) -> None:
+        engine.delete_replica(replica, replica_id=replica_id, epoch=epoch, state=self.state)

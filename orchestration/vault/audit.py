@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from secondsite.orchestration.vault import schema
 from secondsite.orchestration.vault.database import Database
@@ -53,6 +53,12 @@ def action(
         _end(database, made[0], "failed", clock(), str(error) or type(error).__name__)
         raise
     _end(database, made[0], "done", clock(), None)
+
+
+def note(connection: Connection, what: str, subject: str, *, who: str, at: float, detail: str | None) -> None:
+    """An action that is done with the transaction that is open, or not at all."""
+    values = {"at": at, "who": who, "what": what, "subject": subject, "result": "done", "ended": at, "detail": detail}
+    connection.execute(insert(schema.audit).values(values))
 
 
 def _end(database: Database, number: int, result: str, at: float, detail: str | None) -> None:

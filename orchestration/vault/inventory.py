@@ -18,13 +18,14 @@ from sqlalchemy import Connection, insert, select, update
 from secondsite.engine import errors
 from secondsite.orchestration.estate.findings import Finding
 from secondsite.orchestration.estate.loading import Loaded, parse
-from secondsite.orchestration.estate.model import Estate, Protection
+from secondsite.orchestration.estate.model import Estate
 from secondsite.orchestration.health.states import State
 from secondsite.orchestration.mapping.explain import Mapper
 from secondsite.orchestration.mapping.placement import Facts
 from secondsite.orchestration.scenarios.check import check
 from secondsite.orchestration.vault import locations, schema
 from secondsite.orchestration.vault.database import Database
+from secondsite.orchestration.vault.ending import ending
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,7 @@ class Item:
     protection: str
     state: State
     disks: Mapping[str, str]
+    ending: bool = False
 
 
 def plan(loaded: Loaded, before: Estate | None, items: Iterable[Item]) -> Plan:
@@ -66,8 +68,9 @@ def plan(loaded: Loaded, before: Estate | None, items: Iterable[Item]) -> Plan:
     held = {item.machine: item for item in items}
     findings = list(check(loaded.estate).findings)
     findings += _moved(loaded.estate, before, held)
+    findings += _back(loaded.estate, held)
     placed, problems = ({}, []) if findings else _place(loaded.estate, held)
-    changes = [*_tables(before, loaded.estate), *_items(loaded.estate, held, placed)]
+    changes = [*_tables(before, loaded.estate), *_items(loaded.estate, before, held, placed)]
     return Plan(tuple(changes), tuple([*findings, *problems]), placed)
 
 
@@ -93,6 +96,14 @@ def _other_pair(estate: Estate, held: Mapping[str, Item]) -> Iterator[Finding]:
         if item is not None and item.protection != one.protection:
             message = f"machine {one.machine!r} is protected by {item.protection!r}"
             yield Finding("R1.5", ("item", place, "protection"), message, "remove the item, apply, then add it again")
+
+
+def _back(estate: Estate, held: Mapping[str, Item]) -> Iterator[Finding]:
+    """R1.10: what is ending ends first; its replica may be half deleted."""
+    for place, one in enumerate(estate.item):
+        if one.machine in held and held[one.machine].ending:
+            message, remedy = f"machine {one.machine!r} is being disabled", "apply again once that has ended"
+            yield Finding("R1.10", ("item", place, "machine"), message, remedy)
 
 
 def _place(estate: Estate, held: Mapping[str, Item]) -> tuple[dict[str, dict[str, str]], list[Finding]]:
@@ -151,10 +162,8 @@ def _differs(old: Any, new: Any) -> str:
 
 
 def _items(
-    estate: Estate, held: Mapping[str, Item], placed: Mapping[str, Mapping[str, str]]
+    estate: Estate, before: Estate | None, held: Mapping[str, Item], placed: Mapping[str, Mapping[str, str]]
 ) -> Iterator[Change]:
-    pairs: dict[str, Protection] = {one.name: one for one in estate.protection}
-    policies = {one.name: one for one in estate.policy}
     wanted = {one.machine for one in estate.item}
     for one in estate.item:
         disks = placed.get(one.machine, {})
@@ -167,10 +176,8 @@ def _items(
         for path in item.disks.keys() - disks.keys() if placed else ():
             yield Change("remove disk", "item", one.machine, path)
     for machine, item in held.items():
-        if machine not in wanted:
-            pair = pairs.get(item.protection)
-            policy = policies.get(pair.policy) if pair else None
-            what = "the replica is deleted" if policy and policy.delete_replica else "the replica stays"
+        if machine not in wanted and not item.ending:
+            what = "the replica is deleted" if ending(machine, before).delete else "the replica stays"
             yield Change("disable", "item", machine, f"{what} (R1.10)")
 
 
@@ -186,8 +193,11 @@ def items(connection: Connection) -> list[Item]:
     for row in connection.execute(select(schema.disk.c.item, schema.disk.c.path, schema.disk.c.replica)):
         disks.setdefault(row.item, {})[row.path] = row.replica
     table = schema.item
-    rows = connection.execute(select(table.c.id, table.c.machine, table.c.protection, table.c.state))
-    return [Item(row.id, row.machine, row.protection, State(row.state), disks.get(row.id, {})) for row in rows]
+    wanted = select(table.c.id, table.c.machine, table.c.protection, table.c.state, table.c.ending)
+    return [
+        Item(row.id, row.machine, row.protection, State(row.state), disks.get(row.id, {}), row.ending is not None)
+        for row in connection.execute(wanted)
+    ]
 
 
 def apply(database: Database, loaded: Loaded, who: str, now: float) -> Plan:
@@ -195,7 +205,8 @@ def apply(database: Database, loaded: Loaded, who: str, now: float) -> Plan:
     Refused where a rule is broken.
     """
     with database.alone() as connection:
-        made = plan(loaded, last_estate(connection), held := items(connection))
+        before = last_estate(connection)
+        made = plan(loaded, before, held := items(connection))
         if made.findings:
             first = made.findings[0]
             more = f" (and {len(made.findings) - 1} more)" if len(made.findings) > 1 else ""
@@ -203,6 +214,9 @@ def apply(database: Database, loaded: Loaded, who: str, now: float) -> Plan:
         if made.changes:
             _write(connection, loaded, who, now)
             _write_items(connection, loaded.estate, {one.machine: one for one in held}, made, now)
+            gone = {one.machine for one in held if not one.ending} - {one.machine for one in loaded.estate.item}
+            for machine in gone:
+                _end(connection, machine, before, now)
     return made
 
 
@@ -217,7 +231,6 @@ def _write(connection: Connection, loaded: Loaded, who: str, now: float) -> None
 def _write_items(
     connection: Connection, estate: Estate, held: Mapping[str, Item], made: Plan, now: float
 ) -> None:
-    """Items that go are marked; who runs cycles ends them, and deletes replicas where the policy says so."""
     for one in estate.item:
         item = held.get(one.machine)
         number = item.id if item else uuid.uuid4().hex
@@ -234,7 +247,9 @@ def _write_items(
         for path in known.keys() - made.placed.get(one.machine, {}).keys():
             gone = schema.disk.delete().where(schema.disk.c.item == number, schema.disk.c.path == path)
             connection.execute(gone)
-    for machine, item in held.items():
-        if machine not in {one.machine for one in estate.item}:
-            ending = update(schema.item).where(schema.item.c.id == item.id)
-            connection.execute(ending.values(doing="disable", due=now))
+
+
+def _end(connection: Connection, machine: str, before: Estate | None, now: float) -> None:
+    """Mark an item that goes, with what was said of it: who runs cycles ends it."""
+    marked = update(schema.item).where(schema.item.c.machine == machine)
+    connection.execute(marked.values(ending=msgspec.to_builtins(ending(machine, before)), due=now))

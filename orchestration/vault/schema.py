@@ -44,7 +44,8 @@ revision = Table(
     Column("estate", Text, nullable=False),
 )  # fmt: skip
 
-# A protected machine. `doing` is the step that runs, or ran when its process died; `lease_*` say whose it is.
+# A protected machine. `doing` is the step that runs, or ran when its process died; `lease_*` say whose it is. One that
+# left the estate has an `ending`, which says what the estate before said of it (ending.py).
 item = Table(
     "item", metadata,
     Column("id", String(32), primary_key=True),
@@ -62,6 +63,7 @@ item = Table(
     Column("timeline", JSON),
     Column("failures", Integer, nullable=False, default=0),
     Column("sending", Boolean, nullable=False, default=True),
+    Column("ending", JSON(none_as_null=True)),
     Column("lease_holder", String(64)),
     Column("lease_until", Float, nullable=False, default=0.0),
     UniqueConstraint("machine"),

@@ -78,6 +78,7 @@ disks = [{{ path = "{folder}/system.raw", os = true }}, {{ path = "{folder}/data
 name = "p"
 copy_frequency = {every}
 additional = {additional}
+delete_replica = {delete}
 [[protection]]
 name = "pair"
 scenario = "S2"
@@ -112,6 +113,7 @@ class Bench:
     database: Database
     every: int = 300
     additional: int = 3
+    delete: bool = False
     clock: Clock = field(default_factory=Clock)
     holder: str = field(default_factory=new_holder)
 
@@ -122,8 +124,12 @@ class Bench:
         self.apply()
         self.cycles = Cycles(self.database, self.holder, EngineWorker(), self.clock.clocks())
 
-    def apply(self) -> None:
-        text = ESTATE.format(folder=self.folder, every=self.every, additional=self.additional)
+    def apply(self, *, protect: bool = True) -> None:
+        """The estate as the bench has it, with its item or without."""
+        text = ESTATE.format(
+            folder=self.folder, every=self.every, additional=self.additional, delete=str(self.delete).lower()
+        )
+        text = text if protect else text.partition("[[item]]")[0]
         inventory.apply(self.database, parse(text.encode()), "me", self.clock.now)
 
     def item(self) -> Held:
