@@ -154,3 +154,36 @@ def test_an_attempt_after_one_that_took_over_goes_on(site, monkeypatch):
     site.write()
     done = site.replicate(take_over=True, epoch=4, **site.again)
     assert done.kind == "delta" and engine.info(site.url).epoch == 4
+
+
+def put_back(site, head):
+    """The head is an older one again, as after a restore of the store from a copy."""
+    site.store.delete(HEAD)
+    site.store.put_if_absent(HEAD, head.data, head.metadata)
+
+
+def test_a_head_that_was_put_back_is_told_by_who_had_gone_on(site):
+    head = site.store.get(HEAD)
+    site.cycle()
+    site.cycle()
+    put_back(site, head)
+    site.write()
+    done = site.replicate()
+    assert [text for text in done.warnings if "point 3 was made from here, and 1 is the newest now" in text]
+    assert site.restored() == bytes(site.data)
+    site.write()
+    assert not site.replicate().warnings  # once
+
+
+def test_an_epoch_that_went_back_is_refused(site):
+    head = site.store.get(HEAD)
+    site.write()
+    site.replicate(take_over=True)
+    put_back(site, head)
+    site.write()
+    for more in ({}, {"epoch": 1}):
+        with pytest.raises(errors.Refused) as raised:
+            site.replicate(**more)
+        assert "is at epoch 1, and this source met it at 2: it was put back to an older state" in str(raised.value)
+    assert site.replicate(epoch=2).kind == "delta" and engine.info(site.url).epoch == 2
+    assert site.restored() == bytes(site.data)

@@ -38,7 +38,8 @@ class Asking:
 
     def meet(self, state: talk.State, peer: str) -> None:
         """Before anything is sent to a replica as it is now. Raises Refused where a failover raised its epoch since
-        this source last met it, unless it was told its own (DESIGN D9). A note that was lost fences nobody.
+        this source last met it, unless it was told its own (DESIGN D9), and where the epoch is lower than it was: an
+        older state, in which a failover may be forgotten. A note that was lost fences nobody.
         """
         far = Far(state, self.home.folder / "far")
         known = far.known_epoch(self.origin.name)
@@ -48,8 +49,18 @@ class Asking:
                 f"(--epoch {state.epoch} lets it go on)",
                 path=peer,
             )
+        if known is not None and known > max(state.epoch, self.epoch or 0):
+            raise errors.Refused(
+                f"is at epoch {state.epoch}, and this source met it at {known}: it was put back to an older state "
+                f"(--epoch {known} lets it go on)",
+                path=peer,
+            )
         if known != state.epoch:
             far.note_epoch(self.origin.name)
+        made = far.known_generation()
+        if made > state.generation:
+            far.warn(f"{peer}: point {made} was made from here, and {state.generation or 'none'} is the newest now: it "
+                     "was put back to an older state, and what came after that is not there any more")  # fmt: skip
         self._noted = far.warnings
 
     def follow(self, state: talk.State) -> Tracker:

@@ -47,10 +47,23 @@ class Far:
 
     def becomes(self, seal: str) -> None:
         """The replica has a new newest point; what was known of the one before is forgotten."""
-        for name in self.files.listdir(self.layout.root):
-            if name.startswith("checked"):
-                self.files.unlink(f"{self.layout.root}/{name}")
+        for path in self._checked():
+            self.files.unlink(path)
         self._file_under(seal)
+
+    def known_generation(self) -> int:
+        """The newest point that was made from here, as far as that is known."""
+        return max(map(self._generation_in, self._checked()), default=0)
+
+    def _generation_in(self, path: str) -> int:
+        try:
+            return int(record.field(record.read(self.files, path)[0], "generation", int, path))
+        except errors.Error:
+            return 0
+
+    def _checked(self) -> list[str]:
+        names = self.files.listdir(self.layout.root)
+        return [f"{self.layout.root}/{name}" for name in names if name.startswith("checked")]
 
     def known_epoch(self, source: str) -> int | None:
         """The epoch at which a source of this host last found the replica, if that is known."""
