@@ -14,6 +14,7 @@ from secondsite import engine
 from secondsite.engine import errors
 from secondsite.engine.store.base import Held
 from secondsite.engine.store.log.layout import HEAD
+from secondsite.engine.store.log.mine import of_host
 
 KINDS = [pytest.param("azure", marks=pytest.mark.needs("azurite")), "s3", "folder"]
 
@@ -187,3 +188,14 @@ def test_an_epoch_that_went_back_is_refused(site):
         assert "is at epoch 1, and this source met it at 2: it was put back to an older state" in str(raised.value)
     assert site.replicate(epoch=2).kind == "delta" and engine.info(site.url).epoch == 2
     assert site.restored() == bytes(site.data)
+
+
+def test_a_host_whose_cycle_was_killed_prunes_at_once(site):
+    site.cycle()
+    with of_host(site.state / "far", bytes.fromhex(engine.info(site.url).replica_id)) as holder:
+        site.store.fence(HEAD, 60, holder=holder)  # and nobody lets go of it
+        with pytest.raises(errors.Busy):
+            engine.prune_report(site.url, keep=1, state=site.state)  # another process of this host does write
+    with pytest.raises(Held):
+        engine.prune_report(site.url, keep=1, state=site.folder / "other")
+    assert engine.prune_report(site.url, keep=1, state=site.state).points == 1

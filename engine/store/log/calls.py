@@ -184,11 +184,12 @@ def prune(
     state: State = None,
 ) -> Pruned:  # fmt: skip
     """Drop points, condemn what nothing names any more, and remove what was condemned `grace` seconds ago (an hour).
-    `collect` reads every map for that. Raises Held while a cycle runs.
+    `collect` reads every map for that. Raises Held while a cycle runs, Busy where this host runs it.
     """
     with Opened(url, monitor.cancel, state) as opened:
         identity, store = Replica.open(opened.store).identity, opened.store
-        with holding(store, identity, MAX_FENCE) as fence:
+        mine = of_host(Home.of(state).folder / "far", identity.replica_id)
+        with mine as holder, holding(store, identity, MAX_FENCE, holder=holder) as fence:
             made = Pruning(store, identity, heads.load(store, identity), fence, monitor)
             if keep is not None:
                 made.planned(lambda: made.keep(keep))
