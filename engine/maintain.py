@@ -15,6 +15,7 @@ from secondsite.engine.replica import prune as pruning
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.view import PointView
 from secondsite.engine.results import Pruned
+from secondsite.engine.store.key import refuse_plain
 from secondsite.engine.store.place import finding_logs, is_place
 
 
@@ -91,6 +92,7 @@ def prune_report(
         return calls.prune(
             root, keep=keep, drop=drop or [], collect=collect, grace=grace, monitor=monitor, state=state
         )  # fmt: skip
+    refuse_plain(root)
     stored = collect or grace is not None or (keep is None and drop is None)
     if stored and url.is_remote(root):
         reach.prune(root, state, keep=None, drop=[])  # it may say that it is a log

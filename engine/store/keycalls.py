@@ -11,15 +11,17 @@ from secondsite.engine.store import keyring
 from secondsite.engine.store.base import Store
 from secondsite.engine.store.key import Key
 from secondsite.engine.store.keyring import Keyring
+from secondsite.engine.store.locked import MAGIC
 from secondsite.engine.store.opening import open_store
-from secondsite.engine.store.unlocking import secret_of
+from secondsite.engine.store.retry import Retrying
+from secondsite.engine.store.unlocking import IDENTITY, secret_of
 
 Replica = str | os.PathLike[str]
 State = Replica | None
 
 
 def replica_keys(replica: Replica, *, state: State = None) -> list[KeyInfo]:
-    """What opens it; no key is needed for that. Raises Refused where it is not encrypted."""
+    """What opens it; no key is needed for that. Raises Refused where it is not encrypted, Damaged."""
     with open_store(os.fspath(replica), state=state) as store:
         return _told(_ring(store))
 
@@ -45,9 +47,13 @@ def remove_key(replica: Replica, slot: int, *, state: State = None) -> list[KeyI
         return _saved(store, ring.without(slot, store.label))
 
 
-def _ring(store: Store) -> Keyring:
+def _ring(store: Retrying) -> Keyring:
+    """Raises Damaged where the keys of an encrypted replica are gone, Refused where it is none."""
     found = keyring.load(store)
     if found is None:
+        identity = store.peek(IDENTITY, len(MAGIC))
+        if identity is not None and identity.data.startswith(MAGIC):
+            raise keyring.lost(store)
         raise errors.Refused("is not encrypted", path=store.label)
     return found
 

@@ -162,6 +162,11 @@ def load(store: Store) -> Keyring | None:
         return None
 
 
+def lost(store: Store) -> errors.Damaged:
+    """What is to be said of an encrypted replica without keys."""
+    return errors.Damaged("is missing; without it nothing opens the replica", path=store.path(KEYS))
+
+
 def create(store: Store, secret: Secret) -> bytes:
     """A new data key, which this secret opens. Raises Refused where somebody else was faster with another one."""
     data_key = os.urandom(KEY_BYTES)

@@ -52,7 +52,7 @@ def _opened(store: Retrying, key: Key, encrypt: bool, *, there: bool) -> Store:
     if ring is not None:
         return SealedStore(store, ring.open(secret_of(key, store.label), store.label))
     if there:
-        raise errors.Damaged("is missing; without it nothing opens the replica", path=store.path(keyring.KEYS))
+        raise keyring.lost(store)
     if encrypt:
         if any(store.list()):
             raise errors.Refused("is not empty; --encrypt makes a new replica", path=store.label)

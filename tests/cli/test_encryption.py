@@ -222,6 +222,18 @@ def test_keys_of_what_is_not_encrypted(shell, place, disk):
     assert shell("verify", disk, "--sealed").status == 2
 
 
+def test_keys_that_are_gone_are_told(shell, place, disk, key, tmp_path, below):
+    """It would be a lie that it is not encrypted."""
+    shell.ok("replicate", disk, place, "--encrypt", "--key-file", key)
+    below.delete("key.json")
+    for command in (
+        ["points", place], ["key", "list", place], ["key", "add", place, "--new-key-file", key],
+        ["key", "remove", place, "1"],
+    ):  # fmt: skip
+        done = shell(*command, "--key-file", key)
+        assert done.status == 4 and "key.json: is missing; without it nothing opens the replica" in done.err, done
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["new"], ["remove", "PLACE"], ["list", "PLACE", "3"], ["list", "PLACE", "--new-key-file", "x"], ["burn", "PLACE"]],
@@ -322,6 +334,7 @@ def test_a_plain_folder_does_not_take_the_place_of_an_encrypted_one(shell, alone
         ["replicate", disk, tmp_path / "plain"], ["points", tmp_path / "plain"], ["info", tmp_path / "plain"],
         ["verify", tmp_path / "plain"], ["restore", tmp_path / "plain", tmp_path / "x.raw"],
         ["serve", tmp_path / "plain", "--socket", tmp_path / "s"], ["replicate", disk, tmp_path / "new"],
+        ["prune", tmp_path / "plain", "--keep", "1"],
     ):  # fmt: skip
         done = shell(*command, "--key-file", key)
         assert done.status == 3 and "not encrypted, and a key was given" in done.complaint, done
