@@ -15,6 +15,7 @@ from secondsite.engine.delta import format as fmt
 from secondsite.engine.store.log import condemned, pages, segment
 from secondsite.engine.store.log import head as heads
 from secondsite.engine.store.log.reading import Replica
+from secondsite.engine.store.memory import MemoryStore
 
 MIB = 1 << 20
 
@@ -271,6 +272,19 @@ def test_a_list_that_names_other_things_removes_nothing():
             continue
         with pytest.raises(errors.Damaged):
             condemned.load(lab.store, head.replica_id, one)
+
+
+@pytest.mark.parametrize("each", [2, 4, 60])
+def test_a_cycle_a_second_writes_little_anew_and_begins_few_lists(each):
+    """As `--watch 1 --keep N` does. All in one list made each of 600 cycles put what all before it had condemned."""
+    store, lists, cycles = MemoryStore(), (), 600
+    for second in range(cycles):
+        names = {f"segments/{second + 1:012}/{number:06x}": 9 for number in range(each)}
+        lists = condemned.more(store, "00" * 16, lists, names, second)
+    assert len(lists) <= cycles / 40
+    held = [entry.size for entry in store.list(condemned.FOLDER)]
+    assert len(held) == cycles and sum(held) / cycles <= 2000 + 100 * 40 * each
+    assert sum(one.count for one in lists) == each * cycles + cycles - len(lists)
 
 
 def test_thousands_of_objects_make_several_lists(monkeypatch):

@@ -17,8 +17,10 @@ FOLDER = "condemned/"
 # 100 bytes an object in two lines: 400 KB.
 LIST_OBJECTS = 4096
 MAX_LISTS = 1024
-# A cycle a second that drops a point makes a list in ten minutes and not 600.
+# A list is written anew for so long, and while it is no longer than so many times what is new: a cycle a second that
+# drops a point begins one a minute and not sixty, and does not put what hundreds before it condemned.
 _OPEN_SECONDS = 600
+_JOINED = 64
 _KINDS = (str, int, int, int, int, int)
 _NAME = re.compile(r"(segments|maps|points|catalogue|condemned|clock)/[0-9a-z./-]{6,80}")
 
@@ -72,7 +74,8 @@ def more(
     if not objects:
         return lists
     opened = now
-    if lists and lists[-1].count + len(objects) < LIST_OBJECTS and abs(now - lists[-1].opened) <= _OPEN_SECONDS:
+    most = min(LIST_OBJECTS, _JOINED * len(objects))
+    if lists and lists[-1].count + len(objects) < most and abs(now - lists[-1].opened) <= _OPEN_SECONDS:
         try:
             objects = {**load(store, replica_id, lists[-1]), lists[-1].name: 0, **objects}
         except errors.NewerFormat:
