@@ -119,10 +119,7 @@ def replicate(
     if becomes_log(os.fspath(replica), "log" if encrypt else history):
         from secondsite.engine.store.log import calls
 
-        calls.refuse(
-            resync=resync, history=kept != "auto",
-            keep=keep and url.is_remote(os.fspath(replica)),  # who only sends drops nothing
-        )  # fmt: skip
+        calls.refuse(resync=resync, history=kept != "auto")
         return calls.replicate(
             given, os.fspath(replica), terms, wish, options, Monitor(progress, cancel), state=state,
             link=_route(link, limit, schedule), take_over=take_over,

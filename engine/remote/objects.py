@@ -40,9 +40,10 @@ class Store(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Ready(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`clock` is the agent's now, in seconds since 1970."""
+    """`clock` is the agent's now, in seconds since 1970. `removes`: the peer may administer, and so delete."""
 
     clock: float
+    removes: bool = False
 
 
 class Put(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="put"):

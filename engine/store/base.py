@@ -141,6 +141,10 @@ class Store(ABC):
     def delete(self, name: str) -> None:
         """Remove an object."""
 
+    def removes(self) -> bool:
+        """Whether it is any use to delete: an agent lets only those who may administer."""
+        return True
+
     def remember(self, entries: Iterable[Entry]) -> None:
         """Objects that another caller put here, and that count from the next `replace` on. A store that keeps a list of
         what there should be adds them; others do nothing.

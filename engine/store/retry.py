@@ -182,6 +182,9 @@ class Retrying(Store):
         while (entry := self._run(found.next)) is not None:
             yield entry
 
+    def removes(self) -> bool:
+        return self._run(lambda again: self.store.removes())
+
     def delete(self, name: str) -> None:
         self._run(lambda again: self.store.delete(name))
 

@@ -107,6 +107,9 @@ class SealedStore(Store):
     def forget(self, names: Iterable[str]) -> None:
         self._inventory.forget(names)
 
+    def removes(self) -> bool:
+        return self.store.removes()
+
     def delete(self, name: str) -> None:
         self._inventory.forget([name])
         self.store.delete(name)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from commands import SECONDSITE, paired, service
+from exposition import parsed
 from hosting import Site, soon
 from logsite import digest, disk, restored, store, write
 from test_flips import through
@@ -23,7 +24,7 @@ from secondsite.engine.remote.agent import operations, stored
 from secondsite.engine.remote.link import protocol
 from secondsite.engine.store.base import Exists, Failed
 from secondsite.engine.store.folder import FolderStore
-from secondsite.engine.store.log import layout, segment
+from secondsite.engine.store.log import layout, prune, segment
 from secondsite.engine.store.place import OWN
 from secondsite.engine.units import KIB, MIB
 
@@ -169,8 +170,12 @@ def test_who_administers_prunes_it_and_who_reads_is_not_disturbed(there: Site, t
         digests.append(digest(source))
     with pytest.raises(errors.Refused, match="may not"):
         engine.prune(there.url(), keep=1, state=reader)
-    with pytest.raises(errors.Usage, match="not yet"):
-        engine.replicate(source, there.url(), keep=1, state=sender)
+    for call in (
+        lambda: engine.replicate(source, there.url(), keep=1, state=sender),
+        lambda: engine.prune(there.url(), keep=1, state=sender),
+    ):  # fmt: skip
+        with pytest.raises(errors.Refused, match="may not administer"):
+            call()
     with engine.open_point(there.url(), at="2", state=reader) as point:
         done = engine.prune_report(there.url(), keep=1, grace=0, state=admin)
         assert (done.points, done.freed_bytes) == (3, 0) and done.condemned_bytes > 2 * 64 * KIB
@@ -182,6 +187,31 @@ def test_who_administers_prunes_it_and_who_reads_is_not_disturbed(there: Site, t
     assert restored(tmp_path, there.url(), reader, "4") == digests[3]
     with pytest.raises(errors.Refused, match="no point 2"):
         restored(tmp_path, there.url(), reader, "2")
+
+
+def test_who_administers_keeps_so_many_points_and_nobody_asks_for_what_is_refused(
+    there: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was condemned an hour ago goes with a cycle of who may delete; the cycles of others do not try."""
+    admin, sender, source = there.host("a", allow="send,read,administer"), there.host("b", allow="send"), disk(tmp_path)
+    segments = there.root / "disk" / layout.SEGMENTS
+
+    def cycle(state: Path, **more: int) -> engine.Replicated:
+        write(source, MIB, os.urandom(64 * KIB))
+        return engine.replicate(source, there.url(), history="log", state=state, **more)
+
+    with pytest.raises(errors.Refused, match="may not administer"):
+        cycle(sender, keep=1)
+    assert not list((there.root / "disk").glob("*.json"))
+    pruned = [cycle(admin, keep=2).pruned for _ in range(4)]
+    assert pruned == [0, 0, 1, 1] and len(engine.points(there.url(), state=admin)) == 2
+    before = {path.name for path in segments.rglob("*") if path.is_file()}
+    monkeypatch.setattr(prune.Pruning.sweep, "__defaults__", (0,))  # the hour is over
+    assert cycle(sender).warnings == [] and before <= {path.name for path in segments.rglob("*") if path.is_file()}
+    assert cycle(admin).warnings == []
+    assert not before <= {path.name for path in segments.rglob("*") if path.is_file()}
+    assert not [name for name in parsed(there.agent.figures()) if "errors_total" in name]
+    assert engine.verify(there.root / "disk").ok
 
 
 def test_a_prune_of_no_log_at_an_agent_says_what_is_for_one(there: Site, tmp_path: Path) -> None:

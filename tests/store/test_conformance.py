@@ -150,6 +150,7 @@ def test_modified_is_the_stores_time(store):
 
 
 def test_what_is_deleted_is_gone_and_may_be_made_again(store):
+    assert store.removes()
     store.put_if_absent("a", b"1")
     store.delete("a")
     store.delete("a")

@@ -57,9 +57,10 @@ def _shared(request: Request) -> Iterator[FolderStore]:
 def serve(request: Request, call: Call, args: o.Store) -> None:
     """Answer questions until the other side is done."""
     with _shared(request) as store:
-        call.send(o.Ready(time.time()))
+        channel = _Channel(store, request, call)
+        call.send(o.Ready(time.time(), channel.may("administer")))
         place.becomes_log(request.folder, "log")  # or it is refused
-        _Channel(store, request, call).run()
+        channel.run()
 
 
 def is_sealed(request: Request) -> bool:
@@ -118,7 +119,8 @@ class _Channel:
             self.store.delete(asked.name)
             self.call.send(o.Made(""))
 
-    def _may(self, action: Action) -> bool:
+    def may(self, action: Action) -> bool:
+        """What is the peer allowed to do now?"""
         try:
             self.request.require(action)
         except errors.Refused:
@@ -127,7 +129,7 @@ class _Channel:
 
     def _need(self, *actions: Action) -> None:
         """Raises Refused where the peer may do none of them."""
-        if not any(self._may(action) for action in actions):
+        if not any(self.may(action) for action in actions):
             self.request.require(actions[0])
 
     # -- writing -----------------------------------------------------------------------------------------------
@@ -190,7 +192,7 @@ class _Channel:
             raise protocol.Garbled(f"asks for {asked.length} bytes at {asked.start}", path=self.call.peer)
         try:
             found = self.store.get(asked.name, asked.start, asked.length)
-            data = found.data if self._may("read") else self._veiled(asked, found.data, found.size)
+            data = found.data if self.may("read") else self._veiled(asked, found.data, found.size)
         except Absent:
             self.call.send(o.No("absent"))
             return
@@ -213,7 +215,7 @@ class _Channel:
         return data[:low] + bytes(high - low) + data[high:] if low < high else data
 
     def _list(self, folder: str) -> None:
-        every = self._may("administer")
+        every = self.may("administer")
         entries = (
             (one.name, one.size, one.etag, one.modified)
             for one in self.store.list(folder)

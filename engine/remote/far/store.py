@@ -44,7 +44,8 @@ class RemoteStore(FencedStore):
         self._idle: list[Call] = []
         self._room, self._putting = threading.BoundedSemaphore(_CHANNELS), threading.BoundedSemaphore(_PUTTING)
         self._lock = threading.RLock()
-        self._ahead: float | None = None
+        self._ready: o.Ready | None = None
+        self._ahead = 0.0
 
     # -- the link ------------------------------------------------------------------------------------------------
 
@@ -92,8 +93,16 @@ class RemoteStore(FencedStore):
         except BaseException:
             call.close()
             raise
-        self._ahead = ready.clock - time.monotonic()
+        self._ready, self._ahead = ready, ready.clock - time.monotonic()
         return call
+
+    def _told_ready(self) -> o.Ready:
+        """What the agent said of itself and us when a channel was opened last."""
+        if self._ready is None:
+            with self._channel():
+                pass
+        assert self._ready is not None
+        return self._ready
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -121,11 +130,11 @@ class RemoteStore(FencedStore):
             raise kind(told, path=self.path(name))
 
     def now(self) -> float:
-        if self._ahead is None:
-            with self._channel():
-                pass
-        assert self._ahead is not None
+        self._told_ready()
         return time.monotonic() + self._ahead
+
+    def removes(self) -> bool:
+        return self._told_ready().removes
 
     # -- writing -------------------------------------------------------------------------------------------------
 

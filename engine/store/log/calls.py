@@ -33,7 +33,7 @@ from secondsite.engine.store.log import head as heads
 from secondsite.engine.store.log import readers, reading, session
 from secondsite.engine.store.log.collect import unnamed
 from secondsite.engine.store.log.mine import of_host
-from secondsite.engine.store.log.prune import GRACE_SECONDS, Pruning
+from secondsite.engine.store.log.prune import GRACE_SECONDS, Pruning, check_allowed
 from secondsite.engine.store.log.reading import LogPoint, Replica
 from secondsite.engine.store.log.session import Opened, Route
 from secondsite.engine.store.log.writing import Into, attempt, holding, take_over
@@ -188,6 +188,7 @@ def prune(
     """
     with Opened(url, monitor.cancel, state) as opened:
         identity, store = Replica.open(opened.store).identity, opened.store
+        check_allowed(store)
         mine = of_host(Home.of(state).folder / "far", identity.replica_id)
         with mine as holder, holding(store, identity, MAX_FENCE, holder=holder) as fence:
             made = Pruning(store, identity, heads.load(store, identity), fence, monitor)

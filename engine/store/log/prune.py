@@ -38,6 +38,12 @@ class Tally:
     warnings: list[str] = field(default_factory=list)
 
 
+def check_allowed(store: Store) -> None:
+    """Raises Refused where an agent would."""
+    if not store.removes():
+        raise errors.Refused("drops no points for who may not administer it", path=store.label)
+
+
 class Pruning:
     """Under a fence that the caller holds. `head` is moved on by each step, which raises Changed where another moved
     it; then nothing happened.
@@ -84,10 +90,8 @@ class Pruning:
             self.condemn(self.head, dict.fromkeys(replaced, 0))
         if keep is not None:
             self.keep(keep)
-        try:
-            self.sweep(most=1, fresh=moved or self.head is not before)
-        except errors.Refused:
-            pass  # an agent lets only those remove who may administer: they will
+        if self.head.condemned:
+            self.sweep(most=1 if self.store.removes() else 0, fresh=moved or self.head is not before)
 
     def _drop(self, made: Dropped) -> None:
         found = dead.of(self.store, self.identity, made.runs, self.monitor.check)
@@ -127,7 +131,7 @@ class Pruning:
             moved = self._when()
             lists = tuple(one.timed(moved) for one in self.head.condemned)
             now = moved if fresh else clock.now(self.store)
-            gone = self._ripe(lists, grace, now)[:most]
+            gone = self._ripe(lists, grace, now)[:most] if most != 0 else []
             for one in gone:
                 self.tally.freed_bytes += self._remove(one)
             if gone or lists != self.head.condemned:

@@ -77,6 +77,8 @@ def attempt(into: Into, origin: Source, terms: Terms) -> Iterator[Attempt]:
     where somebody else writes now, Busy where that is this host itself, Refused where this source may not.
     """
     store, take = into.store, into.take and not into.known.taken
+    if into.keep is not None:
+        prune.check_allowed(store)
     identity = _identity(into, origin, terms)
     with into.mine(identity.replica_id) as holder:
         if take:
