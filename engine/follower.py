@@ -2,8 +2,8 @@
 
 A step writes what differs between the point that the blob holds and the newest one. What it holds is believed where
 nobody can have written since we left it: within one process because the lease is ours, from one process to the next
-because a snapshot of ours names the etag that the blob still has. In every other case all of it is read. While a step
-writes, the blob is no disk, and the newest snapshot is one, of the point before.
+because a snapshot of ours, or a note of this host, names the etag that the blob still has. Else all of it is read.
+While a step writes, the blob is no disk, and the newest snapshot is one, of the point before.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ from secondsite.engine.images.base import Buffer
 from secondsite.engine.images.vhd.structures import FOOTER_BYTES
 from secondsite.engine.materialization import check_pages, size_warning, written
 from secondsite.engine.progress import Monitor
+from secondsite.engine.remote.home import Home
 from secondsite.engine.replica.point import Point, none_yet
 from secondsite.engine.results import Materialized
 from secondsite.engine.store import diskstate
 from secondsite.engine.store.again import Again
 from secondsite.engine.store.base import Exists, Fence, Fenced
 from secondsite.engine.store.blobdisk import BlobDisk, disk_bytes
+from secondsite.engine.store.disknote import DiskNote
 from secondsite.engine.store.diskstate import WHOLE, WRITING
 from secondsite.engine.store.pageblob import Found, PageBlob
 from secondsite.engine.store.snapshots import Snapshot, Snapshots
@@ -49,12 +51,12 @@ class Follower:
     ) -> None:  # fmt: skip
         self.replica, self.blob, self.told, self.monitor = replica, blob, told, monitor
         self.workers, self.limit, self.in_place, self.state = workers, limit, in_place, state
-        self.snapshots = Snapshots(blob)
+        self.snapshots, self.note = Snapshots(blob), DiskNote(Home.of(state).folder / "disks", blob)
         self._kind, self._empty, self._turn, self._count = "standby", False, 0, 0
         self._found: Found | None = None  # until it was looked at
         self._held: Held | None = None
         self._metadata: dict[str, str] = {}
-        # Is the blob whole, is there a snapshot of it as it is, and was it looked which snapshots are too many?
+        # Is the blob whole, is there a snapshot or note of it as it is, and was it looked which snapshots are too many?
         self._whole = self._snapped = self._pruned = False
 
     # -- the lease ----------------------------------------------------------------------------------------------
@@ -117,8 +119,10 @@ class Follower:
         if self._kind != "standby":
             return
         held, etag = _held(told), found.etag.strip('"')
-        self._snapped = any(each.base == etag for each in self._ours(replica))
-        if held is not None and (self._snapped or self._reads_as(held, replica)):
+        noted = self.limit == 0 and self.note.read() == etag
+        snapped = any(each.base == etag for each in self._ours(replica))
+        self._snapped = noted if self.limit == 0 else snapped
+        if held is not None and (noted or snapped or self._reads_as(held, replica)):
             self._held, self._whole = held, True
         elif self.in_place:
             self._kind = "in-place"
@@ -198,9 +202,12 @@ class Follower:
     # -- snapshots ----------------------------------------------------------------------------------------------
 
     def _snap(self) -> None:
-        """A snapshot of the blob, if it is whole and there is none."""
-        if self._whole and not self._snapped and self.limit != 0:
-            self.snapshots.take(self._metadata)
+        """A snapshot of the blob, or a note where none is wanted, if it is whole and there is none."""
+        if self._whole and not self._snapped:
+            if self.limit == 0:
+                self.note.write(self.blob.etag.strip('"'))
+            else:
+                self.snapshots.take(self._metadata)
             self._snapped = True
 
     def _ours(self, replica: Newest) -> list[Snapshot]:

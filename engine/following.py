@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from secondsite.engine import errors
@@ -42,7 +43,7 @@ def standby(
     """Bring the page blob azure://CONTAINER/NAME.vhd to the newest point by the blocks that changed, which are read
     back; then take a snapshot of it, and delete our snapshots of points that the replica has no more. Of them at most
     `snapshots` are kept; with 0 none is taken. With `every` it goes on, a step every so many seconds, until `cancel`
-    returns True; `observe` is called after each.
+    returns True; `observe` is called after each. Who has the lease is waited for then.
 
     A blob that is not there is made. One that is of another replica, or was written by somebody since we left it, is
     Refused, unless `in_place`: then all of it is compared. The lease is ours meanwhile; `take` takes it from another.
@@ -62,20 +63,24 @@ def standby(
             os.fspath(replica), blob, told, monitor, workers=workers or WORKERS, limit=snapshots, in_place=in_place,
             state=state,
         )  # fmt: skip
-        with follower.holding(take=take):
+        with ExitStack() as stack:
             if every is None:
+                stack.enter_context(follower.holding(take=take))
                 return follower.step()
-            return _Loop(follower, every, observe or (lambda _: None), stopping, monotonic, sleep).run()
+            return _Loop(follower, take, stack, every, observe or (lambda _: None), stopping, monotonic, sleep).run()
 
 
 class _Loop:
-    """Steps that never overlap. What may pass is tried again, in the rhythm of cycles (R6.4)."""
+    """Steps that never overlap, once the lease is ours, until the stack is closed. What may pass is tried again, in the
+    rhythm of cycles (R6.4).
+    """
 
     def __init__(
-        self, follower: Follower, every: float, observe: Callable[[Followed], None], cancel: Callable[[], bool],
-        monotonic: Callable[[], float], sleep: Callable[[float], None],
+        self, follower: Follower, take: bool, stack: ExitStack, every: float, observe: Callable[[Followed], None],
+        cancel: Callable[[], bool], monotonic: Callable[[], float], sleep: Callable[[float], None],
     ) -> None:  # fmt: skip
         self._follower, self._observe, self._cancel = follower, observe, cancel
+        self._take, self._stack, self._holds = take, stack, False
         self._monotonic, self._sleep = monotonic, sleep
         self._schedule = Schedule(monotonic(), every)
         self._failures = 0
@@ -100,9 +105,13 @@ class _Loop:
     def _attempt(self) -> float:
         """One step; how long to wait for the next."""
         try:
+            if not self._holds:
+                self._stack.enter_context(self._follower.holding(take=self._take))
+                self._holds = True
             done = self._follower.step()
         except errors.Error as error:
-            if not error.retryable and not (isinstance(error, Fenced) and self._follower.still_ours()):
+            lost = self._holds and isinstance(error, Fenced)
+            if not error.retryable and not (lost and self._follower.still_ours()):
                 raise
             self._failures += 1
             pause = retry_seconds(self._failures, self._schedule.every)

@@ -28,7 +28,7 @@ _LOOK_SECONDS = 0.1
 
 def print_json(value: dict[str, Any]) -> None:
     """One object on standard output."""
-    print(json.dumps(value, default=str))
+    print(json.dumps(value, default=str), flush=True)
 
 
 def print_written(done: engine.Restored | engine.Materialized, how: str, *, as_json: bool) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from typing import Any
 
 import click
@@ -67,7 +65,7 @@ def command(
 
 
 class _Steps:
-    """A standby that goes on: a line for what is new, or an object for each step."""
+    """A standby that goes on: a line for what is new, or an object for each step, the same as without --watch."""
 
     def __init__(self, as_json: bool) -> None:
         self.as_json, self._error, self._begun = as_json, "", False
@@ -76,8 +74,9 @@ class _Steps:
         if now.error is not None and now.error != self._error:
             output.complain(f"retrying: {now.error}; tried again in {now.retry or 0:.0f} s")
         self._error = now.error or ""
-        if self.as_json:
-            print(json.dumps(asdict(now), default=str), flush=True)
-        elif now.done is not None and (now.done.kind != "unchanged" or not self._begun):
-            output.print_written(now.done, now.done.kind, as_json=False)
+        if now.done is None:
+            if self.as_json:
+                output.print_json({"error": self._error, "retry": now.retry})
+        elif self.as_json or now.done.kind != "unchanged" or not self._begun:
+            output.print_written(now.done, now.done.kind, as_json=self.as_json)
             self._begun = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 from contextlib import suppress
 from pathlib import Path
@@ -13,20 +14,50 @@ from secondsite import engine
 from secondsite.engine import errors
 from secondsite.engine.images import open_image
 from secondsite.engine.store import pageblob
+from secondsite.orchestration import cli
 
-MIB = 1 << 20
+MIB, BLOCK = 1 << 20, 65536
+SEED = random.randrange(1 << 30)
+CHANCE = random.Random(SEED)
 WRITES = (
     "create_page_blob", "set_blob_metadata", "upload_page", "clear_page", "resize_blob", "set_sequence_number",
     "create_snapshot",
 )  # fmt: skip
 
 
+def changed(data: bytes, count: int = 3) -> bytes:
+    """Some blocks written, and one made zeros."""
+    made = bytearray(data)
+    for _ in range(count):
+        at = CHANCE.randrange(len(data) - 5000)
+        made[at : at + 5000] = CHANCE.randbytes(5000)
+    at = CHANCE.randrange(len(data) // BLOCK) * BLOCK
+    made[at : at + BLOCK] = bytes(len(made[at : at + BLOCK]))
+    return bytes(made)
+
+
+FIRST = changed(CHANCE.randbytes(600_000) + bytes(MIB) + CHANCE.randbytes(100_000))
+
+
+def run(capsys, *arguments):
+    """A command: its status, and what it said."""
+    status = cli.run([str(argument) for argument in arguments])
+    return status, *capsys.readouterr()
+
+
 class Lab:
     """A disk in a file, its replica, and `url`, a blob that is not there yet."""
 
     def __init__(self, emulator, folder: Path, data: bytes = b"") -> None:
+        from azure.storage.blob import ContainerClient
+
+        from secondsite.engine.store.azure import API_VERSION
+
         self.folder, self.disk, self.replica = folder, folder / "disk.raw", folder / "replica"
-        self.container = azure_store(emulator).client
+        azure_store(emulator)  # makes the container
+        self.container = ContainerClient.from_connection_string(
+            emulator.connection_string, "tests", api_version=API_VERSION, retry_total=3
+        )
         self.points: list[bytes] = []
         self.anew()
         if data:

@@ -7,7 +7,7 @@ import random
 
 import pytest
 from remote.hosting import site
-from store.diskkit import MIB, Lab, break_lease, cutting
+from store.diskkit import MIB, Lab, break_lease, cutting, run
 from store.httpproxy import listed, proxied, seeded
 
 from secondsite import engine
@@ -15,7 +15,6 @@ from secondsite.engine import errors
 from secondsite.engine.store import blobdisk, opening, pageblob
 from secondsite.engine.store.base import Fenced, Held, Rejected
 from secondsite.engine.store.retry import Limits
-from secondsite.orchestration import cli
 
 pytestmark = [pytest.mark.needs("azurite"), pytest.mark.usefixtures("opens")]
 CHANCE = random.Random(7)
@@ -30,10 +29,11 @@ def sparse(*parts: bytes | int) -> bytes:
     return b"".join(bytes(part) if isinstance(part, int) else part for part in parts)
 
 
-OLD = sparse(CHANCE.randbytes(70_000), MIB, CHANCE.randbytes(65_536), 2 * MIB, CHANCE.randbytes(200_003))
-NEW = sparse(70_000, MIB, CHANCE.randbytes(65_536), MIB, CHANCE.randbytes(100_000))
+OLD = sparse(CHANCE.randbytes(70_000), MIB, CHANCE.randbytes(65_536), MIB, CHANCE.randbytes(200_003))
+NEW = sparse(70_000, MIB, CHANCE.randbytes(65_536), CHANCE.randbytes(100_000))
 
 
+@pytest.mark.sweep(sample=3)
 @pytest.mark.parametrize("size", [0, 1, 511, 512, 513, MIB - 1, MIB, MIB + 1, 5 * MIB + 1003])
 def test_disks_of_any_size(lab, size):
     lab.cycle(CHANCE.randbytes(size))
@@ -84,6 +84,7 @@ def test_an_older_point_and_what_is_rewritten_in_place(lab):
     assert lab.materialize(in_place=True, at="1").kind == "in-place" and lab.holds(OLD)
 
 
+@pytest.mark.sweep(sample=2)
 @pytest.mark.parametrize("end", [0, 3, 512, 515])
 def test_what_lies_behind_the_disk_becomes_zeros(lab, end):
     lab.cycle(OLD[: -(200_003 % 512) + end])
@@ -118,11 +119,12 @@ def test_neighbours_are_written_together_and_never_more_than_a_request_takes(lab
 @pytest.mark.sweep(sample=1)
 @pytest.mark.parametrize("made", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("in_place", [False, True], ids=["new", "in-place"])
-def test_cut_short_at_each_write_and_gone_on_with(lab, monkeypatch, in_place, made):
+def test_cut_short_at_each_write_and_gone_on_with(lab, monkeypatch, sweep, in_place, made):
     """What is cut short is no disk, or a whole one; the next call makes it whole."""
     lab.cycle(OLD)
     lab.cycle(NEW)
-    for at in range(1, 50):
+    steps = 1 if sweep else 3
+    for at in range(CHANCE.randrange(steps) + 1, 50, steps):
         lab.anew()
         if in_place:
             lab.materialize(at="1")
@@ -136,7 +138,7 @@ def test_cut_short_at_each_write_and_gone_on_with(lab, monkeypatch, in_place, ma
         lab.never_wrong()
         done = lab.materialize(in_place=lab.state == "whole")
         assert lab.holds(NEW), (at, done)
-    assert at >= 7 and cuts[0].count == at - 1 and lab.holds(NEW)
+    assert at >= 7 and cuts[0].count >= at - steps and lab.holds(NEW)
 
 
 def test_what_was_written_is_not_written_again(lab, monkeypatch):
@@ -350,17 +352,12 @@ def test_ranges_that_alternate_and_windows_that_meet(lab, monkeypatch):
     assert part == [(100, 412, False), (512, 512, True), (1024, 76, False)]
 
 
-def run(capsys, *arguments):
-    status = cli.run([str(argument) for argument in arguments])
-    return status, *capsys.readouterr()
-
-
 def test_the_command(lab, capsys):
     lab.cycle(OLD)
     status, out, err = run(capsys, "materialize", lab.replica, lab.url, "--json")
     said = json.loads(out)
     assert (status, err) == (0, "") and said["output"] == lab.url and said["point"] == "1" and lab.holds(OLD)
-    assert said["bytes_written"] and said["kind"] == "new" and said["output_bytes"] == 4 * MIB
+    assert said["bytes_written"] and said["kind"] == "new" and said["output_bytes"] == 3 * MIB
     status, out, err = run(capsys, "materialize", lab.replica, lab.url)
     assert status == 3 and out == "" and "--in-place" in err and err.count("\n") == 1
     status, out, err = run(capsys, "materialize", lab.replica, lab.url, "--in-place", "--at", "1")
