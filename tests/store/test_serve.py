@@ -99,6 +99,18 @@ def test_a_store_that_stays_away_is_an_error_and_no_other_bytes(site, away, monk
         assert bytes(image.read(0, image.size)) == site.points[-1]
 
 
+def test_why_a_read_failed_is_logged_once(site, caplog):
+    """NBD has a number for it, and whoever runs `serve` is to know: a key that ran out, a segment that is gone."""
+    for entry in list(site.store.list("segments/")):
+        site.store.delete(entry.name)
+    with serve(site) as serving, NbdImage(serving.urls[0]) as image:
+        for _ in range(3):
+            with pytest.raises(errors.Error):
+                image.read(0, 4096)
+    told = [record.getMessage() for record in caplog.records if "a read failed" in record.getMessage()]
+    assert len(told) == 1 and "a segment is missing" in told[0], told
+
+
 def test_who_ends_it_does_not_wait_for_the_store(site, away):
     def read(image):
         with pytest.raises(errors.Error):
