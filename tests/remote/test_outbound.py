@@ -7,6 +7,7 @@ import random
 import re
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from tcpproxy import TcpProxy, Trouble
 
 from secondsite import engine
 from secondsite.engine import errors
+from secondsite.engine.batch import Batch
 from secondsite.engine.images import RawImage
+from secondsite.engine.remote.agent.spool import Spool
 from secondsite.engine.remote.link.connection import Connection
 from secondsite.engine.remote.sending import retry
 from secondsite.engine.remote.sending.outbound import Link
@@ -92,6 +95,38 @@ def test_a_cut_between_two_lists_does_not_lose_what_was_spooled(there: Site, dis
         assert engine.verify(there.root / "disk").ok
     finally:
         proxy.close()
+
+
+def test_a_spool_that_was_spoiled_is_dropped_and_made_anew_at_once(
+    there: Site, disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No minute of waiting mends it, and the second plan begins with nothing."""
+    state, told = there.host(), list[str]()
+    engine.replicate(disk, there.url(), state=state, link=soonest())
+    disk.write_bytes(random.Random(9).randbytes(SIZE))
+    proxy = TcpProxy(there.port, [Trouble("cut", SIZE // 2)])
+    try:
+        known(there, proxy, state)
+        through = f"secondsite://127.0.0.1:{proxy.port}/disk"
+        with pytest.raises(errors.Unreachable):
+            engine.replicate(disk, through, state=state, link=Link(retries=0), codec="none")
+    finally:
+        proxy.close()
+    spooled = there.root / "disk" / "incoming.spool"
+    assert soon(lambda: spooled.stat().st_size > MIB // 2)
+    batches, spoiled = Spool.batches, list[bool]()
+
+    def once(held: Spool, seed: int) -> Iterator[Batch]:
+        if not spoiled:
+            spoiled.append(True)
+            raise errors.Damaged("a block does not have the hash that was sent", path=held.path)
+        yield from batches(held, seed)
+
+    monkeypatch.setattr(Spool, "batches", once)
+    link = Link(retries=2, delays=(600.0,), notify=told.append)
+    done = engine.replicate(disk, there.url(), state=state, link=link, codec="none")
+    assert done.attempts == 2 and done.generation == 2 and head(there) == disk.read_bytes()
+    assert len(told) == 1 and "dropped" in told[0] and told[0].endswith("; tried again at once")
 
 
 @pytest.mark.parametrize("kind", ["cut", "reset", "flip"])

@@ -15,6 +15,7 @@ from secondsite.engine.files import LocalFiles
 from secondsite.engine.progress import Monitor
 from secondsite.engine.remote import dial, talk, url
 from secondsite.engine.remote.home import Home
+from secondsite.engine.remote.link import protocol
 from secondsite.engine.remote.link.connection import IDLE_SECONDS, Connection
 from secondsite.engine.remote.link.schedule import Throttle
 from secondsite.engine.remote.patience import patiently
@@ -124,6 +125,7 @@ class _Cycle:
             self._attempt, sleep=time.sleep, cancel=self.cancel or (lambda: False), say=self._say,
             told=self.link.delays, attempts=retries + 1, progressed=lambda: sent.durable,
             waits_for=lambda error: self.link.retries is None and self._full(error),
+            at_once=lambda error: isinstance(error, protocol.Garbled),
         )  # fmt: skip
 
     def _full(self, error: errors.Error) -> bool:
@@ -132,7 +134,8 @@ class _Cycle:
 
     def _say(self, error: errors.Error, seconds: float) -> None:
         waits = "; waiting for room there, nothing is lost" if self._full(error) else ""
-        self.link.notify(f"{error}{waits}; tried again in {seconds:g} s")
+        when = f"in {seconds:g} s" if seconds else "at once"
+        self.link.notify(f"{error}{waits}; tried again {when}")
 
     def _connect(self) -> Connection:
         return connected(self.remote, self.home, self.link)

@@ -32,13 +32,15 @@ def run(
     progressed: Callable[[], object] = lambda: None,
     waits_for: Callable[[errors.Error], bool] = lambda error: False,
     ends: Callable[[errors.Error], bool] = lambda error: False,
+    at_once: Callable[[errors.Error], bool] = lambda error: False,
 ) -> T:
     """`attempt` until it succeeds, raises what another attempt would not mend (authentication, a broken chain, a rule
     that forbids it), was made `attempts` times in a row, or `cancel` says so. An attempt that got further, which is one
     after which `progressed` returns another value, begins delays and count anew; one that ends with what somebody is
-    waited for to mend (`waits_for`) is not the last one, and one that `ends` it is. `say` is told before each wait.
+    waited for to mend (`waits_for`) is not the last one, and one that `ends` it is. The first that ends with what no
+    waiting mends, but another plan may (`at_once`), is followed by the next without a wait. `say` is told before each.
     """
-    waits, before, made = delays(told), progressed(), 0
+    waits, before, made, anew = delays(told), progressed(), 0, True
     while True:
         made += 1
         try:
@@ -50,7 +52,9 @@ def run(
             last = attempts is not None and made >= attempts and not waits_for(error)
             if not error.retryable or last or ends(error):
                 raise
-            seconds = next(waits)
+            soon = anew and at_once(error)
+            anew = anew and not soon
+            seconds = 0.0 if soon else next(waits)
             say(error, seconds)
         _wait(seconds, sleep, cancel)
 
