@@ -1,4 +1,4 @@
-"""A link that is spoiled on purpose: a TCP proxy which cuts, stalls, delays or flips a bit, below TLS."""
+"""A link that is spoiled on purpose: a TCP proxy which cuts, stalls, slows, delays or flips a bit, below TLS."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 @dataclass
 class Trouble:
-    """After `at` bytes of one connection, both directions counted together: `cut`, `reset`, `stall` or `flip`."""
+    """After `at` bytes of one connection, both directions counted together: `cut`, `reset`, `flip`, `stall` for so many
+    seconds, or `slow`: from there on so many for each 64 KiB.
+    """
 
     kind: str
     at: int
@@ -32,6 +34,9 @@ class TcpProxy:
         self.passed: list[int] = []
         self.sent: list[int] = []
         self._listener = socket.create_server(at)
+        if any(trouble is not None and trouble.kind == "slow" for trouble in self.troubles):
+            # Little is under way on such a link.
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         self.port: int = self._listener.getsockname()[1]
         self._over = threading.Event()
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
@@ -76,7 +81,9 @@ class TcpProxy:
                 before = self.passed[number]
                 self.passed[number] += len(data)
                 self.sent[number] += len(data) if end is near else 0
-                if trouble is not None and before <= trouble.at < before + len(data):
+                if trouble is not None and trouble.kind == "slow" and before >= trouble.at:
+                    self._over.wait(trouble.seconds)
+                elif trouble is not None and before <= trouble.at < before + len(data):
                     cut = self._trouble(trouble, data, trouble.at - before, chance, (near, far))
                     if cut:
                         (far if end is near else near).sendall(data[: trouble.at - before])

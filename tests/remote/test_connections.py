@@ -15,15 +15,16 @@ from pathlib import Path
 import pytest
 from commands import service
 from hosting import Site, soon
+from tcpproxy import TcpProxy, Trouble
 from transfer import Fault, Pair, Proxy, scribble
 
 from secondsite import engine
 from secondsite.engine import errors
 from secondsite.engine.images.memory import MemoryImage
 from secondsite.engine.remote import hosts, talk
-from secondsite.engine.remote.agent import spool
+from secondsite.engine.remote.agent import spool, stream
 from secondsite.engine.remote.agent.stream import Stream
-from secondsite.engine.remote.link import protocol
+from secondsite.engine.remote.link import lateness, protocol
 from secondsite.engine.remote.link.calls import Call
 from secondsite.engine.remote.link.connection import WINDOW, Connection
 from secondsite.engine.remote.sending import connections, growth
@@ -384,6 +385,49 @@ def test_connections_are_added_while_they_pay() -> None:
     assert set(grown(four, 60, most=1)) == {1}
 
 
+@pytest.mark.parametrize("which", [0, 2])
+def test_one_slow_connection_among_fast_ones_does_not_hold_the_rest(
+    there: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: int
+) -> None:
+    """What it holds goes another way, where it would take longer than all before it; the control connection's too."""
+    monkeypatch.setattr(lateness, "LATE_SECONDS", 1.0)
+    monkeypatch.setattr(stream, "_QUIET_SECONDS", 0.5)
+    disk, told, state = tmp_path / "large.img", list[str](), there.host()
+    slow = Trouble("slow", 20_000 if which else 1_500_000, 3.0)  # the first message goes over the control connection
+    disk.write_bytes(random.Random(2).randbytes(12 * MIB))
+    proxy = TcpProxy(there.port, [slow if n == which else None for n in range(4)], 0.01)
+    try:
+        known(state, there.port, proxy.port)
+        began, link = time.monotonic(), many(retries=2, delays=(600.0,), notify=told.append)
+        where = f"secondsite://127.0.0.1:{proxy.port}/disk"
+        done = engine.replicate(disk, where, state=state, link=link, codec="none")
+    finally:
+        proxy.close()
+    assert time.monotonic() - began < 25 and done.attempts == 2 and done.connections == 1
+    assert "far behind the others; tried again at once" in told[0]
+    assert head(there) == disk.read_bytes() and done.again_bytes <= WINDOW
+
+
+def test_how_long_a_straggler_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as all before took, 15 s at least; not while another one brings something too."""
+    now = [100.0]
+    monkeypatch.setattr(lateness.time, "monotonic", lambda: now[0])
+    for took, waits in ((2, 15), (40, 40)):
+        late = lateness.Lateness(began=now[0])
+        now[0] += took
+        for _ in range(100):
+            now[0] += 1
+            assert not late.over(False)
+        late.began = now[0] - took
+        assert not late.over(True)
+        now[0] += waits
+        assert not late.over(True)
+        now[0] += 1
+        assert not late.over(False) and not late.over(True)
+        now[0] += waits + 102 + took
+        assert late.over(True)
+
+
 # -- its ends ----------------------------------------------------------------------------------------------------
 
 
@@ -427,7 +471,7 @@ def test_an_agent_is_killed_with_four_connections_open(tmp_path: Path) -> None:
             finally:
                 timer.cancel()
     print(f"{kills} kills, {time.monotonic() - began:.1f} s")
-    assert kills == 2 and done.connections == 4
+    assert kills == 2 and done.connections > 1  # the last one has little to bring
     assert (tmp_path / "root" / "vm" / "head.raw").read_bytes() == disk.read_bytes()
     assert engine.verify(tmp_path / "root" / "vm").ok
     assert sent.all_again <= kills * WINDOW

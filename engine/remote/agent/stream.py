@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -15,11 +16,14 @@ from secondsite.engine import errors
 from secondsite.engine.remote import talk
 from secondsite.engine.remote.link import protocol
 from secondsite.engine.remote.link.calls import Call
+from secondsite.engine.remote.link.lateness import Lateness
 from secondsite.engine.units import MIB
 
 # What a further connection keeps of memory for what comes: all of them have one window together.
 _KEPT_BYTES = 2 * MIB
 _LOOK_SECONDS = 0.5
+# A connection over which no more came in that time has brought what was its own to bring.
+_QUIET_BYTES, _QUIET_SECONDS = 4096, 5.0
 
 
 class Stream:
@@ -35,6 +39,7 @@ class Stream:
         self._take, self._changed = take, threading.Condition()
         self._joined: set[Call] = set()
         self._shared = False  # others than the control connection have joined at some time
+        self._late, self._heard = Lateness(), dict[Call, tuple[int, float]]()
         self._over: errors.Error | None = None
         self._closed = False
 
@@ -91,13 +96,31 @@ class Stream:
             self.call.abort(_told(error))
 
     def complete(self, total: int, look: Callable[[], None]) -> None:
-        """Until `total` bytes have come, where several connections bring them; `look` may end that by raising."""
+        """Until `total` bytes have come, where several connections bring them; `look` may end that by raising. Raises
+        Unreachable where one of them is far behind the others.
+        """
         while not self._there(total):
             look()
+            if self._late.over(self._others_are_done()):
+                raise errors.Unreachable("one of several connections is far behind the others", path=self.name)
             if self.call.failed is not None:
                 raise self.call.failed
             if self.call.ended:
                 raise errors.Unreachable("the other side ended the call", path=self.call.peer)
+
+    def _others_are_done(self) -> bool:
+        """Is there a connection over which nothing but heartbeats comes?"""
+        now = time.monotonic()
+        with self._changed:
+            calls = [self.call, *self._joined]
+        for call in calls:
+            count, since = self._heard.get(call, (0, now))
+            came = call.connection.received
+            if came - count > _QUIET_BYTES or call not in self._heard:
+                self._heard[call] = came, now
+            elif now - since > _QUIET_SECONDS:
+                return True
+        return False
 
     def _there(self, total: int) -> bool:
         with self._changed:

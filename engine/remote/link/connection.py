@@ -275,6 +275,11 @@ class Connection:
         for other in tied:
             other.close(error)
 
+    def discard(self, error: errors.Error) -> None:
+        """As `close`, and what the system has not got over yet is not waited for, at the other side neither."""
+        self._wire.discard()
+        self.close(error)
+
     def tie(self, other: Connection) -> None:
         """It ends with this one."""
         with self._state:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import select
 import socket
 import ssl
+import struct
 import threading
 import time
 
@@ -157,6 +158,12 @@ class Wire:
             except OSError:
                 pass
             self._waker.send(b"x")
+
+    def discard(self) -> None:
+        """When it is closed, what was not sent yet goes with it."""
+        with self._lock:
+            if not self._closed:
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def release(self) -> None:
         """Let go of the descriptors, when no thread uses them any more."""

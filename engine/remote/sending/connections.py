@@ -21,6 +21,7 @@ from secondsite.engine.remote import talk
 from secondsite.engine.remote.link import protocol
 from secondsite.engine.remote.link.calls import Call
 from secondsite.engine.remote.link.connection import Connection
+from secondsite.engine.remote.link.lateness import Lateness
 from secondsite.engine.remote.sending.growth import Growth
 
 # That `auto` goes up to.
@@ -29,6 +30,7 @@ MOST_FOUND = 4
 # fill their link with one connection.
 FAR_SECONDS = 0.02
 _ANSWER_SECONDS = 30.0
+_LOOK_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Connections:
         self._carrying = self._busy = self._numbers = 0
         self._leaving = -1
         self._begun = self._settled = self._over = False
+        self._late = Lateness()
         self._failed: errors.Error | None = None
         self._open: dict[Connection, threading.Thread] = {}
         self._first: threading.Thread | None = None
@@ -67,6 +70,11 @@ class Connections:
     def _finds_out(self) -> bool:
         far = self.call.connection.handshake_seconds >= FAR_SECONDS
         return self._joining is not None and self._joining.count is None and far
+
+    @property
+    def lagged(self) -> bool:
+        """All had been handed over, to several of them: what is missing then is little."""
+        return self._settled and self.used > 1
 
     # -- who sends: one thread at a time -------------------------------------------------------------------------
 
@@ -83,10 +91,18 @@ class Connections:
             self._changed.notify_all()
 
     def settle(self) -> None:
-        """Until all that was handed over has gone out; nothing more comes. Raises as `send`."""
+        """Until all that was handed over has gone out; nothing more comes. Raises as `send`, and Unreachable where one
+        connection is far behind the others, unless a limit may be what holds it.
+        """
         with self._changed:
             self._settled = True
-            self._changed.wait_for(lambda: self._failed or not (self._queue or self._busy))
+            while self._queue or self._busy:
+                self._check()
+                limiter = self.call.connection.limiter
+                free = limiter is None or limiter.rate is None
+                if self._late.over(free and not self._queue and self._busy < self._carrying):
+                    raise errors.Unreachable("one of several connections is far behind the others", path=self.call.peer)
+                self._changed.wait(_LOOK_SECONDS)
             self._check()
 
     def waited(self, seconds: float) -> None:
@@ -244,6 +260,8 @@ class Connections:
             connection.close()
             thread.join()
         if first is not None:  # what it sends yet is of this attempt
-            if error is not None:
+            if isinstance(error, errors.Unreachable):
+                self.call.connection.discard(error)
+            elif error is not None:
                 self.call.abort(error if isinstance(error, errors.Error) else errors.Cancelled("it was left"))
             first.join(_ANSWER_SECONDS)

@@ -125,7 +125,7 @@ class _Cycle:
             self._attempt, sleep=time.sleep, cancel=self.cancel or (lambda: False), say=self._say,
             told=self.link.delays, attempts=retries + 1, progressed=lambda: sent.durable,
             waits_for=lambda error: self.link.retries is None and self._full(error),
-            at_once=lambda error: isinstance(error, protocol.Garbled),
+            at_once=lambda error: isinstance(error, protocol.Garbled) or self.sender.alone,
         )  # fmt: skip
 
     def _full(self, error: errors.Error) -> bool:

@@ -201,6 +201,7 @@ class Sender(Transfer):
     ) -> None:  # fmt: skip
         super().__init__(origin, follow, cache, resync=begin.resync, **more)
         self.begin, self.joining = begin, joining
+        self.alone = False  # the attempt before was at its end, and waited for one of several connections
 
     def run(self, connection: Connection) -> Sending:
         """One attempt."""
@@ -211,8 +212,13 @@ class Sender(Transfer):
                 plan.looked(call, self.monitor, talk.Answered)
             state = protocol.decode(call.receive().control, talk.State, call.peer)
             plan.check(state, call.peer)
-            with Connections(call, state.ticket, self.begin.name, self.joining, self.sent.add) as connections:
-                found = self.attempt(Called(connections, state), size, began)
+            joining = None if self.alone else self.joining
+            with Connections(call, state.ticket, self.begin.name, joining, self.sent.add) as connections:
+                try:
+                    found = self.attempt(Called(connections, state), size, began)
+                except errors.Unreachable:
+                    self.alone = connections.lagged
+                    raise
             if self.resync:
                 found.warnings.extend(plan.examined(call, self.monitor))
             found.warnings.extend(connections.warnings)
