@@ -87,8 +87,8 @@ def replicate(
     folder of what this host knows of others, `schedule` a calendar of rates (remote/link/schedule.py) or `@FILE`, and
     `link` says how often is tried again. Such a SOURCE may be a replica's folder: its newest point goes on to a third
     site. A replica `azure://CONTAINER/PREFIX` or `s3://BUCKET/PREFIX` is in an object store (store/FORMAT.md), which
-    the environment or a file opens (store/credentials.py); resync is not for it yet. There `take_over` goes
-    on after a failover, in a higher epoch, whoever writes into it now; in its place he is refused from then on.
+    the environment or a file opens (store/credentials.py). There `take_over` goes on after a failover, in a higher
+    epoch, whoever writes into it now; in its place he is refused from then on.
 
     `block_size` (bytes, a power of two from 4 KiB to 4 MiB) counts for a new replica; for an existing one it must be
     its own. `codec` packs the undo deltas. `keep` drops all but the newest so many points afterwards. `limit` is in
@@ -119,7 +119,7 @@ def replicate(
     if becomes_log(os.fspath(replica), "log" if encrypt else history):
         from secondsite.engine.store.log import calls
 
-        calls.refuse(resync=resync, history=kept != "auto")
+        calls.refuse(history=kept != "auto")
         return calls.replicate(
             given, os.fspath(replica), terms, wish, options, Monitor(progress, cancel), state=state,
             link=_route(link, limit, schedule), take_over=take_over,

@@ -292,7 +292,7 @@ def watch(
         options["link"] = _staying_open(options, os.fspath(replica), cancel, stack)
 
     def cycle(progress: Callable[[Progress], None]) -> Replicated:
-        nonlocal made
+        nonlocal made, log
         # An empty mount point is no reason for a first copy into it.
         if made and local and not os.path.lexists(os.path.join(replica, "replica.json")):
             raise errors.Unreachable("the replica is not there any more", path=os.fspath(replica))
@@ -302,6 +302,9 @@ def watch(
         )  # fmt: skip
         once.clear()
         made = True
+        if done.history == "log" and not log:  # only the agent knew
+            log, options["history"] = True, "log"
+            options["link"] = _staying_open(options, os.fspath(replica), cancel, stack)
         return done
 
     aside = between(source, replica, local=local, elsewhere=elsewhere)

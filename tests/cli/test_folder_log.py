@@ -88,7 +88,7 @@ def test_an_ordinary_replica_stays_what_it_is(shell, disk, tmp_path):
     assert shell.json("info", tmp_path / "plain", "--json")["history"] != "log"
 
 
-@pytest.mark.parametrize("options", [["--history", "undo"], ["--resync"], ["--head", "vhdx"]])
+@pytest.mark.parametrize("options", [["--history", "undo"], ["--head", "vhdx"]])
 def test_what_a_log_is_not_is_refused(shell, disk, log, options):
     done = shell("replicate", disk, log, *options)
     assert done.status == 2 and "replica in a store" in done.complaint

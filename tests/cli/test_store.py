@@ -80,7 +80,7 @@ def test_the_whole_story(shell, place, disk, tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    [["--resync"], ["--history", "undo"], ["--head", "vhdx"]],
+    [["--history", "undo"], ["--head", "vhdx"]],
 )
 def test_options_that_are_not_for_it_yet_are_refused(shell, place, disk, options):
     done = shell("replicate", disk, place, *options)

@@ -56,13 +56,15 @@ class Lab:
 
     def cycle(
         self, data: bytes | bytearray | Image, store: Store | None = None, *,
-        named: list[tuple[int, int]] | None = None, keep: int | None = None, **terms: Any,
+        named: list[tuple[int, int]] | None = None, keep: int | None = None, resync: bool = False, **terms: Any,
     ) -> Cycled:  # fmt: skip
         """One attempt, through `store` where one is given. A tracker names what changed, or nobody does."""
         origin = Source(MemoryImage(bytes(data)) if not isinstance(data, Image) else data, self.source)
-        into = Into(store or self.store, lambda: self.files.temporary(self.cache.folder), keep=keep)
+        into = Into(store or self.store, lambda: self.files.temporary(self.cache.folder), keep=keep, resync=resync)
         tracker = ScanTracker(origin) if named is None else RangesTracker("test", origin, lambda: named)
-        transfer = Transfer(origin, lambda state: tracker, self.cache, codec=self.codec, workers=self.workers)
+        transfer = Transfer(
+            origin, lambda state: tracker, self.cache, codec=self.codec, workers=self.workers, resync=resync
+        )
         began = time.monotonic()
         with attempt(into, origin, Terms(block_size=self.block_size, **terms)) as target:
             found = transfer.attempt(target, origin.image.size, began)

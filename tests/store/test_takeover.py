@@ -199,3 +199,25 @@ def test_a_host_whose_cycle_was_killed_prunes_at_once(site):
     with pytest.raises(Held):
         engine.prune_report(site.url, keep=1, state=site.folder / "other")
     assert engine.prune_report(site.url, keep=1, state=site.state).points == 1
+
+
+def test_a_takeover_that_failed_is_said_again(site, monkeypatch):
+    """By the same host, in the same words; another one has to say a higher epoch."""
+    from secondsite.engine.remote.sending.sender import Transfer
+    from secondsite.engine.store.base import Failed
+
+    def cut(self, *given):
+        raise Failed("the link is cut", path="there")
+
+    site.write()
+    with monkeypatch.context() as broken, pytest.raises(errors.Unreachable):
+        broken.setattr(Transfer, "_cycle", cut)
+        site.replicate(take_over=True, epoch=4)
+    assert engine.info(site.url).epoch == 4
+    with pytest.raises(errors.Refused, match="takes a higher one than 4"):
+        site.replicate(take_over=True, epoch=4, state=site.folder / "another")
+    assert site.replicate(take_over=True, epoch=4).kind == "delta" and engine.info(site.url).epoch == 4
+    assert site.replicate(take_over=True, epoch=4).kind == "unchanged"
+    assert site.replicate(epoch=5, state=site.folder / "another").kind == "unchanged"
+    with pytest.raises(errors.Refused, match="takes a higher one than 5"):
+        site.replicate(take_over=True, epoch=5)

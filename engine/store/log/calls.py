@@ -76,7 +76,7 @@ def replicate(
         stack.callback(asking.close)
         transfer = Transfer(
             origin, asking.follow, cache, codec=options.codec, workers=options.workers, monitor=monitor,
-            sent=link.sent, sample=options.distrust, meet=asking.meet,
+            sent=link.sent, sample=options.distrust, meet=asking.meet, resync=options.resync,
             trusted=asking.unchanged if options.trust_mtime else lambda state: False,
         )  # fmt: skip
         mine = partial(of_host, home.folder / "far")
@@ -84,7 +84,7 @@ def replicate(
         def cycle() -> Sending:
             into = Into(
                 opened.store, lambda: files.temporary(str(home.maps)), options.clock, mine=mine, take=take_over,
-                known=opened.known, keep=options.keep,
+                known=opened.known, keep=options.keep, resync=options.resync, monitor=monitor,
             )  # fmt: skip
             with attempt(into, origin, terms) as target:
                 return transfer.attempt(target, origin.image.size, began)

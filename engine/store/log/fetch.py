@@ -38,24 +38,33 @@ class Fetcher:
 
     def frames(self, places: Iterable[Place]) -> Iterator[tuple[Place, Frame]]:
         """The frames at these places, each once, ordered by place. Raises Damaged."""
+        for place, frame in self.each(places):
+            if not isinstance(frame, Frame):
+                raise frame
+            yield place, frame
+
+    def each(self, places: Iterable[Place]) -> Iterator[tuple[Place, Frame | errors.Damaged]]:
+        """The same, with what is wrong with those that are damaged."""
         asks = list(plan(sorted(set(places))))
         if len(asks) == 1:
-            yield from self._whole(asks[0])
+            yield from self._answered(asks[0])
             return
         if self._pool is None:
             self._pool = ThreadPoolExecutor(_ASKING, thread_name_prefix="fetch")
         # Few ahead of who takes them: what is in memory is bounded.
         for at in range(0, len(asks), _ASKING):
-            for found in self._pool.map(self._whole, asks[at : at + _ASKING]):
+            for found in self._pool.map(self._answered, asks[at : at + _ASKING]):
                 yield from found
 
-    def _whole(self, ask: Ask) -> list[tuple[Place, Frame]]:
-        found = []
-        for place, frame in self.ask(ask):
-            if not isinstance(frame, Frame):
-                raise frame
-            found.append((place, frame))
-        return found
+    def _answered(self, ask: Ask) -> list[tuple[Place, Frame | errors.Damaged]]:
+        """Where a store proves ranges itself, one that is damaged costs no frame but those in it."""
+        try:
+            return list(self.ask(ask))
+        except errors.Damaged as error:
+            if len(ask.places) == 1:
+                return [(ask.places[0], error)]
+        alone = (Ask([place], place.offset, place.length) for place in ask.places)
+        return [found for one in alone for found in self._answered(one)]
 
     def ask(self, ask: Ask) -> Iterator[tuple[Place, Frame | errors.Damaged]]:
         """The frames of one question, and what is wrong with those that are damaged. Raises what the store raises."""

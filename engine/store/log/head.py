@@ -22,7 +22,7 @@ INLINE, _KEPT = 256, 64
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """As it was read: `etag` is what the next one replaces."""
+    """As it was read: `etag` is what the next one replaces. `taken_by`: the host that took it over into this epoch."""
 
     replica_id: str
     epoch: int
@@ -32,6 +32,7 @@ class Head:
     recent: tuple[Row, ...] = ()
     condemned: tuple[Condemned, ...] = ()
     etag: str = ""
+    taken_by: str = ""
 
     def of(self, identity: Identity) -> Identity:
         """What the replica is now: whom it follows and in which epoch may change, and only the head says it."""
@@ -56,7 +57,7 @@ class Head:
         return record.pack({
             "replica_id": self.replica_id, "epoch": self.epoch, "source": self.source,
             "source_format": self.source_format, "turn": named.turn(), "pages": pages.pack(self.pages),
-            "points": rows.pack(self.recent), "condemned": condemned.pack(self.condemned),
+            "points": rows.pack(self.recent), "condemned": condemned.pack(self.condemned), "taken_by": self.taken_by,
         })  # fmt: skip
 
     def with_point(self, store: Store, row: Row, identity: Identity) -> Head:
@@ -68,9 +69,13 @@ class Head:
         recent, older = (*self.recent, row), self.pages
         if len(recent) > INLINE:
             older, recent = pages.joined(store, self.replica_id, older, recent[:-_KEPT]), recent[-_KEPT:]
+        return replace(self.following(identity), pages=older, recent=recent)
+
+    def following(self, identity: Identity) -> Head:
+        """Of what the replica is from now on. Whoever took it over did so into one epoch."""
         return replace(
-            self, epoch=identity.epoch, source=identity.source, source_format=identity.source_format, pages=older,
-            recent=recent,
+            self, epoch=identity.epoch, source=identity.source, source_format=identity.source_format,
+            taken_by=self.taken_by if identity.epoch == self.epoch else "",
         )  # fmt: skip
 
 
@@ -131,6 +136,7 @@ def load(store: Store, identity: Identity) -> Head:
         identity.replica_id.hex(), record.field(fields, "epoch", int, path), record.field(fields, "source", str, path),
         record.field(fields, "source_format", str, path), older, recent,
         condemned.parse(record.field(fields, "condemned", list, path), path), found.etag,
+        record.field(fields, "taken_by", str, path) if "taken_by" in fields else "",  # older ones have none
     )  # fmt: skip
 
 
@@ -148,11 +154,10 @@ def move(store: Store, head: Head, fence: Fence) -> Head:
     return replace(head, etag=etag)
 
 
-def become(store: Store, head: Head, identity: Identity, fence: Fence) -> Head:
+def become(store: Store, head: Head, identity: Identity, fence: Fence, *, taken_by: str | None = None) -> Head:
     """Put the same points there, of what the replica is from now on. Raises Changed or Fenced."""
-    return put(
-        store, replace(head, epoch=identity.epoch, source=identity.source, source_format=identity.source_format), fence
-    )
+    made = head.following(identity)
+    return put(store, replace(made, taken_by=made.taken_by if taken_by is None else taken_by), fence)
 
 
 def put(store: Store, head: Head, fence: Fence) -> Head:

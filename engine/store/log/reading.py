@@ -228,15 +228,11 @@ class LogPoint(PointImage):
 
     def _page_contents(self, page: tree.Page) -> Iterator[tuple[int, memoryview]]:
         first = page.number * PAGE_BLOCKS
-        wanted: dict[Place, list[tuple[int, bytes]]] = {}
-        for inside in range(min(PAGE_BLOCKS, self.blocks - first)):
-            hashed, place = _entry(page, inside, self.path)
-            if place is not None:
-                wanted.setdefault(place, []).append((first + inside, hashed))
+        found = wanted(page, first, min(PAGE_BLOCKS, self.blocks - first), self.path)
         decoder = kernel.codec.Decoder()
-        for place, frame in self._fetcher.frames(wanted):
+        for place, frame in self._fetcher.frames(found):
             held = unpacked(frame, decoder)
-            for block, hashed in wanted[place]:
+            for block, hashed in found[place]:
                 yield block, self._proved(block, hashed, held)
 
     def differing(self, other: LogPoint) -> set[int]:
@@ -283,6 +279,16 @@ def _entry(page: tree.Page, inside: int, path: str) -> tuple[bytes, Place | None
     if hashed == _NO_HASH:
         return hashed, None
     return hashed, fetch.check(Place(*PLACE.unpack_from(page.places, 16 * inside)), path)
+
+
+def wanted(page: tree.Page, first: int, count: int, path: str) -> dict[Place, list[tuple[int, bytes]]]:
+    """The frames that hold the blocks of a page, from block `first` on, and which with what hashes. Raises Damaged."""
+    found: dict[Place, list[tuple[int, bytes]]] = {}
+    for inside in range(count):
+        hashed, place = _entry(page, inside, path)
+        if place is not None:
+            found.setdefault(place, []).append((first + inside, hashed))
+    return found
 
 
 def verify(point: LogPoint, monitor: Monitor, proved: set[bytes] | None = None) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from secondsite.engine import errors, kernel
@@ -63,23 +63,44 @@ class Tree:
     def _load(self, manifest: Manifest) -> None:
         point = manifest.point
         path = self.store.path(f"point {point.name}")
-        pages = -(-point.virtual_bytes // (self.identity.block_size * PAGE_BLOCKS))
+        pages = _pages_of(manifest, self.identity)
         self.groups = manifest.groups
         if len(self.groups) != -(-pages // GROUP_PAGES):
             raise errors.Damaged(f"{len(self.groups)} groups do not make {pages} pages", path=path)
         self.entries = bytearray(ENTRY.size * GROUP_PAGES * len(self.groups))
-        wanted = {number: group for number, group in enumerate(self.groups) if group is not None}
-        for number, data in self._blocks({FIRST_GROUP + n: fetch.check(g.place, path) for n, g in wanted.items()}):
-            if hashlib.sha256(data).digest() != wanted[number - FIRST_GROUP].digest:
-                raise errors.Damaged("a group of its map is not what the manifest says", path=path)
-            at = (number - FIRST_GROUP) * BLOCK
-            self.entries[at : at + BLOCK] = data
+        self._read_groups({number: group for number, group in enumerate(self.groups) if group is not None}, path)
         if any(self.entries[ENTRY.size * pages :]):
             raise errors.Damaged("its map names pages past its end", path=path)
         del self.entries[ENTRY.size * pages :]
         seal = seal_of(self.identity.replica_id, self.identity.block_size, point.virtual_bytes, self.digests())
         if seal.hex() != point.seal:
             raise errors.Damaged("its map does not have the seal that was recorded", path=path)
+
+    def _read_groups(self, wanted: dict[int, Group], path: str) -> None:
+        for number, data in self._blocks({FIRST_GROUP + n: fetch.check(g.place, path) for n, g in wanted.items()}):
+            if hashlib.sha256(data).digest() != wanted[number - FIRST_GROUP].digest:
+                raise errors.Damaged("a group of its map is not what the manifest says", path=path)
+            at = (number - FIRST_GROUP) * BLOCK
+            self.entries[at : at + BLOCK] = data
+
+    def salvage(self, manifest: Manifest, lost: Callable[[errors.Damaged, int], object]) -> None:
+        """The groups that can be read; `lost` is told of how many pages each of the others is. No seal is looked at."""
+        path = self.store.path(f"point {manifest.point.name}")
+        pages = _pages_of(manifest, self.identity)
+        groups = list(manifest.groups[: -(-pages // GROUP_PAGES)])
+        self.entries = bytearray(ENTRY.size * GROUP_PAGES * -(-pages // GROUP_PAGES))
+        for number, group in enumerate(groups):
+            try:
+                self._read_groups({number: group} if group is not None else {}, path)
+            except errors.Damaged as error:
+                groups[number] = None
+                lost(error, min(GROUP_PAGES, pages - number * GROUP_PAGES))
+        self.groups = tuple(groups)
+        del self.entries[ENTRY.size * pages :]
+
+    def forget(self, page: int) -> None:
+        """A page that cannot be read: it counts as one of zeros."""
+        self.entries[ENTRY.size * page : ENTRY.size * (page + 1)] = bytes(ENTRY.size)
 
     def _blocks(self, places: dict[int, Place]) -> Iterator[tuple[int, bytes]]:
         """Blocks of the map by number, in the order in which they lie in the store."""
@@ -121,6 +142,20 @@ class Tree:
         self.fetcher.close()
 
 
+def salvaged(
+    store: Store, identity: Identity, manifest: Manifest | None, lost: Callable[[errors.Damaged, int], object]
+) -> Tree:
+    """What can be read of a map, for who proves each page and each block himself."""
+    made = Tree(store, identity, None)
+    if manifest is not None:
+        made.salvage(manifest, lost)
+    return made
+
+
+def _pages_of(manifest: Manifest, identity: Identity) -> int:
+    return -(-manifest.point.virtual_bytes // (identity.block_size * PAGE_BLOCKS))
+
+
 def _picked(frame: Frame, numbers: Sequence[int], decoder: object) -> Iterator[tuple[int, bytes]]:
     held = frame.blocks.tolist()
     if frame.head.kind != fmt.DATA or any(number not in held for number in numbers):
@@ -133,18 +168,20 @@ def _picked(frame: Frame, numbers: Sequence[int], decoder: object) -> Iterator[t
 
 def save(old: Tree, held: BlockMap, changes: BlockMap, packer: Packer) -> tuple[Group | None, ...]:
     """Write the map of a new generation, as far as it differs from the `old` one. `held` has its hashes, and `changes`
-    the places of the blocks that were written (zeros: of no other). Returns its groups; what they name is on its way.
+    the places of the blocks that were written (zeros: of no other), whose hashes may be what they were. Returns its
+    groups; what they name is on its way.
     """
-    digests = held.digests()
+    digests, written = held.digests(), changes.digests()
     entries = bytearray(ENTRY.size * held.pages)
     kept = min(len(entries), len(old.entries))
     entries[:kept] = old.entries[:kept]
     dirty = []
     for page in range(held.pages):
-        digest = digests[DIGEST_BYTES * page : DIGEST_BYTES * (page + 1)]
+        span = slice(DIGEST_BYTES * page, DIGEST_BYTES * (page + 1))
+        digest = digests[span]
         if digest == ZERO_DIGEST:
             entries[ENTRY.size * page : ENTRY.size * (page + 1)] = bytes(ENTRY.size)
-        elif page >= old.count or old.entry(page)[0] != digest:
+        elif page >= old.count or old.entry(page)[0] != digest or written[span] != ZERO_DIGEST:
             dirty.append(page)
     writer = _Writer(packer)
     for at in range(0, len(dirty), _TOGETHER):

@@ -23,6 +23,7 @@ from secondsite.engine.delta import format as fmt
 from secondsite.engine.delta.reader import Frame
 from secondsite.engine.delta.writer import FrameBuffer
 from secondsite.engine.images.base import Image
+from secondsite.engine.progress import Monitor
 from secondsite.engine.remote import talk
 from secondsite.engine.remote.sending import plan
 from secondsite.engine.remote.sending.tally import Sent
@@ -31,9 +32,10 @@ from secondsite.engine.replica.point import Point, data_time, format_time
 from secondsite.engine.source import Source
 from secondsite.engine.store.base import MAX_FENCE, Absent, Entry, Fence, Store
 from secondsite.engine.store.log import head as heads
-from secondsite.engine.store.log import layout, manifest, prune, segment, tree
+from secondsite.engine.store.log import layout, manifest, prune, resync, segment, tree
 from secondsite.engine.store.log.layout import HEAD, IDENTITY, PLACE, Place
 from secondsite.engine.store.log.mine import unknown
+from secondsite.engine.store.log.rows import Row
 from secondsite.engine.store.log.uploads import Uploads
 from secondsite.engine.store.renewing import renewed
 
@@ -58,7 +60,7 @@ class Known:
 class Into:
     """A store to write into. `temporary` gives unnamed files of this host, `clock` the time of points; of these all but
     the newest `keep` are dropped after each cycle. `mine` is who the host is in a replica; with `take` it is taken over
-    from whoever writes into it.
+    from whoever writes into it. A `resync` proves all that the newest point holds, which `monitor` shows.
     """
 
     store: Store
@@ -69,6 +71,8 @@ class Into:
     mine: Callable[[bytes], AbstractContextManager[str]] = unknown
     take: bool = False
     known: Known = field(default_factory=Known)
+    resync: bool = False
+    monitor: Monitor = field(default_factory=Monitor)
 
 
 @contextmanager
@@ -79,25 +83,44 @@ def attempt(into: Into, origin: Source, terms: Terms) -> Iterator[Attempt]:
     store, take = into.store, into.take and not into.known.taken
     if into.keep is not None:
         prune.check_allowed(store)
+    if into.resync:
+        _refuse_headless(store)
     identity = _identity(into, origin, terms)
     with into.mine(identity.replica_id) as holder:
         if take:
-            terms = _taking(into, identity, origin, terms)
+            terms = _taking(into, identity, origin, terms, holder)
         holds = holding(store, identity, into.fence_seconds, holder=holder, take=take)
         with holds as fence, ExitStack() as stack:
             head = heads.load(store, identity)
             becomes = admission.admitted(head.of(identity), origin, terms, store.label)
             if take:
-                head = heads.become(store, head, becomes, fence)
+                head = heads.become(store, head, becomes, fence, taken_by=holder)
                 into.known.taken = True
             yield Attempt(into, becomes, head, fence, origin.image.size, stack)
 
 
-def _taking(into: Into, identity: Identity, origin: Source, terms: Terms) -> Terms:
-    """In which epoch the replica goes on when it is taken over. Raises Refused before anybody is disturbed."""
+def _refuse_headless(store: Store) -> None:
+    """Raises Damaged where a resync has nothing to go by: which points there are only the head says."""
+    try:
+        heads.check_orphaned(store)
+        if store.stat(IDENTITY) is None:
+            return
+        identity = heads.load_identity(store)
+        if store.stat(HEAD) is not None or any(store.list("points/")):
+            heads.load(store, identity)
+    except errors.Damaged as error:
+        told = f"{error.message}: no resync mends that; put a copy of this object back, or replicate to another place"
+        raise errors.Damaged(told, path=error.path) from None
+
+
+def _taking(into: Into, identity: Identity, origin: Source, terms: Terms, holder: str) -> Terms:
+    """In which epoch the replica goes on when it is taken over; once it was, the same host may say so again. Raises
+    Refused before anybody is disturbed.
+    """
     store = into.store
     now = heads.load(store, identity)
-    if terms.epoch is not None and terms.epoch <= now.epoch:
+    again = terms.epoch == now.epoch and now.taken_by == holder
+    if terms.epoch is not None and terms.epoch <= now.epoch and not again:
         told = f"is at epoch {now.epoch}; to take it over takes a higher one than {terms.epoch}"
         raise errors.Refused(told, path=store.label)
     terms = replace(terms, epoch=terms.epoch or now.epoch + 1)
@@ -161,7 +184,12 @@ class Attempt:
         self.sent_bytes = self.map_bytes = 0
         newest, known = head.newest, into.known
         same = known.head is not None and known.head.etag == head.etag
-        self.before = known.manifest if same else manifest.load(self.store, newest, head.replica_id) if newest else None
+        self.proved = self._prove(newest) if into.resync and newest else None
+        if self.proved is not None:
+            self.before, same = self.proved.manifest, False
+        else:
+            load = manifest.load
+            self.before = known.manifest if same else load(self.store, newest, head.replica_id) if newest else None
         known.head = None
         base = newest.virtual_bytes if newest else 0
         self.header = fmt.Header(
@@ -170,7 +198,7 @@ class Attempt:
         self.spool = Spool(self.store, self.header, empty=same)
         self.state = talk.State(
             replica_id=identity.replica_id, block_size=identity.block_size, seed=identity.seed, epoch=identity.epoch,
-            generation=head.generation, virtual_bytes=base, seal=self.before.point.seal if self.before else "",
+            generation=head.generation, virtual_bytes=base, seal=self._base_seal,
             spool_bytes=self.spool.bytes, spool_frames=len(self.spool.entries),
         )  # fmt: skip
         self._changes = BlockMap.create(
@@ -179,15 +207,31 @@ class Attempt:
         stack.callback(self._changes.close)
         self._outlet: Outlet | None = None
 
+    def _prove(self, newest: Row) -> resync.Proved:
+        into = self.into
+        return resync.Proved(self.store, self.identity, newest, into.temporary, into.monitor, self.stack)
+
+    @property
+    def _base_seal(self) -> str:
+        """Of the map that the source is compared with."""
+        if self.proved is not None:
+            return self.proved.seal
+        return self.before.point.seal if self.before else ""
+
     @cached_property
     def old(self) -> tree.Tree:
         """The newest point's map; a cycle that changes nothing needs none."""
+        if self.proved is not None:
+            return self.proved.tree
         made = tree.Tree(self.store, self.identity, self.before)
         self.stack.callback(made.close)
         return made
 
     def hashes(self, ask: talk.Ask) -> Iterator[bytes]:
         """What the cache of maps asks for: the digests of all pages, or the hashes of some."""
+        if self.proved is not None:
+            yield from self.proved.hashes(ask)
+            return
         if ask.what == "table":
             yield self.old.digests()
             return
@@ -198,7 +242,7 @@ class Attempt:
 
     def overlay(self, held: BlockMap, size: int) -> plan.Spooled:
         """What an attempt before has brought is not sent again."""
-        return self.spool.lay(held, self._changes)
+        return self.spool.lay(held, self._changes, self.proved.prover if self.proved is not None else None)
 
     def outlet(self, held: BlockMap, codec: tuple[int, int] | None, sent: Sent, workers: int) -> Outlet:
         uploads = Uploads(self.store)
@@ -217,19 +261,20 @@ class Attempt:
             outlet.uploads.wait()
             self.store.remember(entry for _, entry in self.spool.entries)
             self.sent_bytes = outlet.uploads.bytes
-        if outlet is None or (self.before is not None and self.before.point.seal == seal):
+        whole = self.proved is None or self.proved.whole
+        if outlet is None or (whole and self.before is not None and self.before.point.seal == seal):
             assert self.before is not None
             if self.head.of(self.identity) != self.identity:
                 self.head = heads.become(self.store, self.head, self.identity, self.fence)
-            done = self._tidied(_done("unchanged", self.before.point), self.head)
+            done = self._tidied(_done(self._kind("unchanged"), self.before.point), self.head)
             if outlet is None or not (outlet.uploads.objects or self.spool.entries):
                 self._remember(self.before)
             return done
         account, taken = self._account(outlet.held, tally), self.spool.laid_bytes
         point = Point(
             self.header.target_generation, data_time(moment, self.began, self.peer), self.header.target_size, seal,
-            "delta" if self.before else "initial", tracker, tally.read_bytes, account.changed_bytes, taken + sent_bytes,
-            self.identity.epoch, self.head.replica_id,
+            self._kind("delta" if self.before else "initial"), tracker, tally.read_bytes, account.changed_bytes,
+            taken + sent_bytes, self.identity.epoch, self.head.replica_id,
         )  # fmt: skip
         before = self.head
         made = manifest.Manifest(point, self._map(outlet))
@@ -237,6 +282,9 @@ class Attempt:
         done = self._tidied(_done(point.kind, point), before)
         self._remember(made)
         return msgspec.structs.replace(done, changed_bytes=account.changed_bytes, data_bytes=account.data_bytes)
+
+    def _kind(self, usual: str) -> str:
+        return usual if self.proved is None else "resync"
 
     def _tidied(self, done: talk.Done, before: heads.Head) -> talk.Done:
         """Drop what is too much. The point is there, whatever becomes of this."""
@@ -246,13 +294,14 @@ class Attempt:
         except errors.Error as error:
             pruning.tally.warnings.append(f"points were not pruned: {error}")
         self.head, tally = pruning.head, pruning.tally
-        return msgspec.structs.replace(done, pruned=tally.points, warnings=tally.warnings)
+        found = self.proved.warnings if self.proved is not None else []
+        return msgspec.structs.replace(done, pruned=tally.points, warnings=[*found, *tally.warnings])
 
     def _account(self, held: BlockMap, tally: scan.Tally) -> Account:
         """What the cycle changes: the scan has seen all of it where no attempt before brought a part."""
         made = Account(self.identity.block_size, self.header.target_size)
         if self.spool.blocks:
-            return tree.count(self.old, held, made)
+            return self.proved.count(held, made) if self.proved is not None else tree.count(self.old, held, made)
         made.changed_bytes, made.data_bytes = tally.changed_bytes, tally.sent_bytes
         return made
 
@@ -296,8 +345,10 @@ class Spool:
         self.bytes, self.blocks = sum(entry.size for _, entry in self.entries), 0
         self.laid_bytes = 0
 
-    def lay(self, held: BlockMap, changes: BlockMap) -> plan.Spooled:
-        """Into the map of hashes and that of places. What is damaged, or for another base or size, is not looked at."""
+    def lay(self, held: BlockMap, changes: BlockMap, prover: resync.Prover | None = None) -> plan.Spooled:
+        """Into the map of hashes and that of places. What is damaged, or for another base or size, is not looked at. A
+        `prover` reads the frames, too.
+        """
         found = plan.Spooled()
         for number, entry in self.entries:
             try:
@@ -305,11 +356,18 @@ class Spool:
             except (errors.Damaged, Absent):
                 continue
             if table.header == self.header:
-                for frame, offset, length in table.frames:
+                for place, frame in self._frames(table, number, prover).items():
                     self._check(frame, entry.name)
-                    self._lay(frame, Place(number, offset, length), held, changes, found)
-                    self.laid_bytes += length
+                    self._lay(frame, place, held, changes, found)
+                    self.laid_bytes += place.length
         return found
+
+    def _frames(self, table: segment.Table, number: int, prover: resync.Prover | None) -> dict[Place, Frame]:
+        frames = {Place(number, offset, length): frame for frame, offset, length in table.frames}
+        if prover is None:
+            return frames
+        whole = prover.whole({place: frame for place, frame in frames.items() if frame.blocks}, self.header.target_size)
+        return {place: frame for place, frame in frames.items() if not frame.blocks or place in whole}
 
     def _check(self, frame: Frame, name: str) -> None:
         if frame.head.last >= -(-self.header.target_size // self.header.block_size):
