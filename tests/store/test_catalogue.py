@@ -135,6 +135,7 @@ def test_what_opening_a_point_costs(monkeypatch):
     lab.check()
 
 
+@pytest.mark.sweep(sample=3)
 @pytest.mark.parametrize("how", ["gone", "flipped", "cut", "another"])
 @pytest.mark.parametrize("which", [0, -1])
 def test_a_page_that_is_damaged_costs_its_points_only(how, which, monkeypatch):

@@ -33,10 +33,10 @@ def history(count=7, seed=4):
 def test_a_cut_at_every_call_costs_no_point(how, after, monkeypatch, sweep):
     """The n-th call fails and all after it; then another prune does what is left."""
     small(monkeypatch)
-    first = 1 if sweep else random.randrange(1, 6)
+    first = 1 if sweep else random.randrange(1, 12)
     print(f"from call {first} on")
     more = {"keep": {"keep": 2}, "drop": {"drop": [2, 3, 5]}, "collect": {"collect": True}}[how]
-    for number in count(first, 1 if sweep else 5):
+    for number in count(first, 1 if sweep else 11):
         lab = history()
         lab.prune(drop=[1])
         lab.later()  # so that there is something to remove too
@@ -65,9 +65,9 @@ def test_a_cut_at_every_call_costs_no_point(how, after, monkeypatch, sweep):
 @pytest.mark.parametrize("after", [False, True])
 def test_a_cycle_whose_pruning_is_cut_has_its_point(after, monkeypatch, sweep):
     small(monkeypatch)
-    pruned, first = 0, 1 if sweep else random.randrange(1, 4)
+    pruned, first = 0, 1 if sweep else random.randrange(1, 7)
     print(f"from call {first} on")
-    for number in count(first, 1 if sweep else 3):
+    for number in count(first, 1 if sweep else 6):
         lab, step = PruneLab(), changing(4)
         for _ in range(5):
             lab.cycle(step())
@@ -87,9 +87,10 @@ def test_a_cycle_whose_pruning_is_cut_has_its_point(after, monkeypatch, sweep):
         assert lab.needed() <= lab.held()
         if store.calls < number:
             break
-    assert pruned > 3
+    assert pruned > (3 if sweep else 0)
 
 
+@pytest.mark.sweep(sample=5)
 @pytest.mark.parametrize("at", range(1, 40, 3))
 def test_a_cycle_that_comes_in_between_stays(at, monkeypatch):
     """Between two requests of a prune whose fence was lost another host commits a point: the prune plans again."""
@@ -130,7 +131,7 @@ class Unfenced(Failing):
         return super().replace(name, data, etag, metadata)
 
 
-@pytest.mark.sweep(sample=4)
+@pytest.mark.sweep(sample=2)
 @pytest.mark.parametrize("seed", range(120))
 def test_two_who_prune_and_write_at_once_lose_nothing(seed, monkeypatch):
     """Their steps are interleaved at random, request by request, and no fence stands between them."""

@@ -120,6 +120,7 @@ def test_two_writers_of_one_host_are_told_apart(site):
     assert first.error is None and first.done.kind == "delta"
 
 
+@pytest.mark.sweep(sample=2)
 def test_after_a_kill_the_same_host_goes_on_at_once_and_another_waits(site):
     site.write(9 * MIB)  # more than one segment
     words = ["replicate", site.disk, site.url, "--state", site.state, "--limit", "2M", "--tracker", "scan"]
