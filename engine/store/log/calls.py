@@ -32,6 +32,7 @@ from secondsite.engine.store.locked import Locked
 from secondsite.engine.store.log import head as heads
 from secondsite.engine.store.log import readers, reading, session
 from secondsite.engine.store.log.collect import unnamed
+from secondsite.engine.store.log.doubt import Doubt
 from secondsite.engine.store.log.mine import of_host
 from secondsite.engine.store.log.prune import GRACE_SECONDS, Pruning, check_allowed
 from secondsite.engine.store.log.reading import LogPoint, Replica
@@ -87,7 +88,12 @@ def replicate(
                 known=opened.known, keep=options.keep, resync=options.resync, monitor=monitor,
             )  # fmt: skip
             with attempt(into, origin, terms) as target:
-                return transfer.attempt(target, origin.image.size, began)
+                doubt = Doubt(home.folder / "far", target.identity.replica_id)
+                if not options.resync:
+                    doubt.check(url)
+                made = transfer.attempt(target, origin.image.size, began)
+                doubt.end()
+                return made
 
         found = session.run(lambda: at_rest(cycle), opened, link, monitor.cancel)
         asking.remember(found)
@@ -175,6 +181,9 @@ def _verify(url: str, at: str | None, monitor: Monitor, state: State) -> Verifie
                     reading.verify(point, monitor, proved)
             except errors.Damaged as error:
                 damaged[row.name] = str(error)
+        if rows and rows[0].generation == replica.head.generation:
+            doubt = Doubt(Home.of(state).folder / "far", replica.identity.replica_id)
+            doubt.found(newest, damaged.get(newest), opened.say)
         seconds = time.monotonic() - began
         return Verified(not damaged, newest, blocks, [], damaged, seconds, opened.warnings)
 
