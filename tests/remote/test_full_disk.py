@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
 import subprocess
 import threading
 import time
@@ -233,3 +234,37 @@ def test_a_sender_without_room_for_its_map_has_made_the_point_all_the_same(there
         again = engine.replicate(source, there.url(), state=state)
         assert (again.kind, again.changed_bytes) == ("delta", 3 * BLOCK)
     finish(there, source, {2: source.read_bytes()})
+
+
+def test_a_sender_without_any_room_says_where_and_loses_nothing(there: Site, tmp_path: Path) -> None:
+    source, state = disk(tmp_path), there.host()
+    engine.replicate(source, there.url(), state=state)
+    before = source.read_bytes()
+    rewrite(source, 40)
+    with small(tmp_path / "full", "512k") as folder:
+        shutil.copytree(state, folder / "state")
+        with contextlib.suppress(OSError), (folder / "ballast").open("wb", 0) as file:
+            while True:
+                file.write(bytes(4096))
+        done = engine.replicate(source, there.url(), state=folder / "state", link=engine.Link(0))
+        assert (done.kind, done.changed_bytes) == ("delta", 40 * BLOCK)
+        assert any(str(folder) in warning and "No space left" in warning for warning in done.warnings), done.warnings
+    middle = source.read_bytes()
+    rewrite(source, 50)
+    again = engine.replicate(source, there.url(), state=state)  # what it keeps is of the point before
+    assert again.kind == "delta" and again.changed_bytes == 10 * BLOCK
+    finish(there, source, {1: before, 2: middle, 3: source.read_bytes()})
+
+
+@pytest.mark.parametrize("left", [0, 7 * MIB])
+def test_several_connections_wait_for_room_together(there: Site, tmp_path: Path, left: int) -> None:
+    source, state = disk(tmp_path), there.host()
+    engine.replicate(source, there.url(), state=state)
+    before = source.read_bytes()
+    rewrite(source, 90)
+    ballast = fill(there.root, left)
+    sender = Sender(source, there, state, connections=4)
+    assert sender.waits(8), sender.told
+    ballast.unlink()
+    assert sender.end().kind == "delta"
+    finish(there, source, {1: before, 2: source.read_bytes()})
