@@ -35,7 +35,7 @@ def command(estate: str, ask: bool, vault: str | None, as_json: bool) -> None:
 
     where = vaults.where(vault)
     if "://" in where or Path(where).exists():
-        with library.opened(where) as database, database.begin() as connection:
+        with library.opened(where) as database, database.reading() as connection:
             made = inventory.plan(loaded, inventory.last_estate(connection), inventory.items(connection))
     else:
         made = inventory.plan(loaded, None, [])

@@ -54,7 +54,7 @@ def _rows(database: Any, machine: str | None) -> list[Row]:
     from secondsite.orchestration.protection import ledger, report, said
     from secondsite.orchestration.vault import inventory
 
-    with database.begin() as connection:
+    with database.reading() as connection:
         estate = inventory.last_estate(connection)
     known = said.protected(estate) if estate is not None else {}
     items = ledger.load(database, machine)

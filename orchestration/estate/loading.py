@@ -7,6 +7,7 @@ import os
 import re
 import tomllib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -30,7 +31,11 @@ class Loaded:
     estate: Estate
     path: str
     text: str
-    lines: dict[Where, int]
+
+    @cached_property
+    def lines(self) -> dict[Where, int]:
+        """Found when the first one is asked for: an estate without errors needs none."""
+        return lines.positions(self.text)
 
     def line(self, where: Where) -> int | None:
         return lines.find(self.lines, where)
@@ -58,11 +63,10 @@ def parse(data: bytes, name: str = "estate.toml") -> Loaded:
         raise errors.Usage(f"{name}: is no TOML: {error}") from None
     except RecursionError:
         raise errors.Usage(f"{name}: is no TOML: nested too deep") from None
-    found = lines.positions(text)
     try:
-        return Loaded(msgspec.convert(said, Estate), name, text, found)
+        return Loaded(msgspec.convert(said, Estate), name, text)
     except msgspec.ValidationError as error:
-        raise errors.Usage(f"{name}: {_explain(str(error), found)}") from None
+        raise errors.Usage(f"{name}: {_explain(str(error), lines.positions(text))}") from None
 
 
 def _explain(message: str, found: dict[Where, int]) -> str:

@@ -71,7 +71,6 @@ class Cycles:
     def run(self, item: Held, said: Protected, cancel: Callable[[], bool] = lambda: False) -> errors.Error | None:
         """One cycle. An error is written down with the item and returned; Cancelled is nobody's fault, and raised."""
         resync = item.state is State.RESYNCHRONIZING
-        ledger.begin(self.database, self.holder, item.id, "resync" if resync else "cycle")
         began, moment = self.clocks.utc(), self.clocks.moment()
         stamp = datetime.datetime.fromtimestamp(began, datetime.UTC)
         try:
@@ -87,7 +86,6 @@ class Cycles:
             return error
         self._identify(item, cut)
         self._done(item, said, cut, began, moment, stamp)
-        self._prune(item, said)
         return None
 
     def _identify(self, item: Held, cut: Cut) -> None:
@@ -103,7 +101,9 @@ class Cycles:
     def _done(
         self, item: Held, said: Protected, cut: Cut, began: float, moment: Moment, stamp: datetime.datetime
     ) -> None:
-        """R2.1: every cycle that was applied yields a point, with the time at its source."""
+        """R2.1: every cycle that was applied yields a point, with the time at its source. What no rule keeps any more
+        goes from the vault with that, so that nobody chooses it, and then from the replicas.
+        """
         ended = self.clocks.utc()
         timeline = Timeline.begin(moment) if item.timeline is None else item.timeline.reach(moment)
         held = ledger.points(self.database, item.id)
@@ -111,15 +111,21 @@ class Cycles:
             held[-1].number + 1 if held else 1, stamp.isoformat(), timeline.at, cut.application, None,
             dict(cut.generations), cut.changed_bytes,
         )  # fmt: skip
-        after = grid.following(item.due, said.every, ended)
+        first = item.state is State.READY_FOR_INITIAL_REPLICATION
+        after = grid.first(item.id, said.every, ended) if first else grid.following(item.due, said.every, ended)
         statistics = item.statistics.miss(after.missed) if after.missed else item.statistics
         action = "resync done" if item.state is State.RESYNCHRONIZING else "first copy done"
-        ledger.end(self.database, self.holder, item.id, {
+        gone = dropped([*(one.point() for one in held), made.point()], said.keep.rules(), said.every * SECOND)
+        ending = ledger.finish(self.database, self.holder, item.id, {
             "state": int(step(item.state, action) or item.state), "due": after.due, "last": began, "failures": 0,
             "sending": True, "reason": " ".join(cut.warnings) or None, "timeline": _packed(timeline),
             "statistics": msgspec.to_builtins(statistics.cycle(cut.changed_bytes, ended - began)),
             **({"application_last": began} if cut.application else {}),
-        }, made)  # fmt: skip
+        }, made, gone)  # fmt: skip
+        if ending:
+            kept = [one for one in [*held, made] if one.number not in {one.number for one in ending}]
+            numbers = [one.number for one in ending] if self._sweep(item, kept, ending) else []
+            ledger.swept(self.database, self.holder, item.id, numbers)
 
     def _failed(self, item: Held, said: Protected, error: errors.Error) -> None:
         """R6.3, R6.4, R7.1f: what may pass is tried again, what does not waits for its operator."""
@@ -133,20 +139,6 @@ class Cycles:
             action = "resync required" if isinstance(error, errors.Damaged) else "fail"
             values["state"] = int(step(item.state, action) or State.ERROR)
         ledger.end(self.database, self.holder, item.id, values)
-
-    def _prune(self, item: Held, said: Protected) -> None:
-        """Drop what no rule keeps: from the vault first, so that nobody chooses it any more, then from the replicas."""
-        held = ledger.points(self.database, item.id)
-        gone = dropped([one.point() for one in held], said.keep.rules(), said.every * SECOND)
-        if gone:
-            ledger.drop(self.database, item.id, gone)
-        ending = ledger.points(self.database, item.id, dropped=True)
-        if ending:
-            ledger.begin(self.database, self.holder, item.id, "prune")
-            kept = [one for one in held if one.number not in set(gone)]
-            if self._sweep(item, kept, ending):
-                ledger.forget(self.database, item.id, [one.number for one in ending])
-            ledger.end(self.database, self.holder, item.id, {})
 
     def _sweep(self, item: Held, kept: list[Made], ending: list[Made]) -> bool:
         """Whether the replicas hold no point any more that only dropped ones of the machine had. What is busy or away

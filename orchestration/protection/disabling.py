@@ -27,7 +27,6 @@ class Disabling:
 
     def run(self, item: Held, ending: Ending, now: float) -> errors.Error | None:
         """An error that may pass is returned, and tried again later; what else stayed is told in the audit log."""
-        ledger.begin(self.database, self.holder, item.id, "disable")
         notes: list[errors.Error] = []
         passing: list[errors.Error] = []
         for path in item.disks:

@@ -6,6 +6,7 @@ due meanwhile; of several one begins (R6.2). After errors that may pass the grid
 
 from __future__ import annotations
 
+import zlib
 from typing import NamedTuple
 
 # R6.4: 1, 2, 4, 8, 10 minutes, then every 30.
@@ -27,6 +28,12 @@ def following(due: float, every: float, ended: float) -> Next:
         return Next(ended + every, 0)
     late = int((ended - due) // every)
     return Next(due + every if late == 0 else due + late * every, late)
+
+
+def first(item: str, every: float, ended: float) -> Next:
+    """After the first copy of an item: at a time of its own, so that those enabled together are not due together."""
+    share = zlib.crc32(item.encode()) / 2**32
+    return Next(ended + every * (1 - share), 0)
 
 
 def after_failure(failures: int, every: float, ended: float) -> float:

@@ -26,6 +26,7 @@ from secondsite.orchestration.vault.ending import Ending
 
 LEASE_SECONDS = 60.0
 _ITEM, _DISK, _POINT = schema.item, schema.disk, schema.point
+_FREE: Mapping[str, Any] = {"doing": None, "lease_holder": None, "lease_until": 0.0}
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def now(database: Database, clock: float | None = None) -> float:
     """The present by the clock that leases count by."""
     if not database.shared:
         return time.time() if clock is None else clock
-    with database.begin() as connection:
+    with database.reading() as connection:
         return float(connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar() or 0)
 
 
@@ -85,9 +86,14 @@ def claim(database: Database, holder: str, at: float, most: int) -> list[Held]:
         ids = list(connection.execute(wanted).scalars())
         if not ids:
             return []
+        found = _load(connection, ids)
+        doing = case(
+            (_ITEM.c.ending.is_not(None), "disable"), (_ITEM.c.state == int(State.RESYNCHRONIZING), "resync"),
+            else_="cycle",
+        )  # fmt: skip
         taking = update(_ITEM).where(_ITEM.c.id.in_(ids))
-        connection.execute(taking.values(lease_holder=holder, lease_until=at + LEASE_SECONDS))
-        return _load(connection, ids)
+        connection.execute(taking.values(lease_holder=holder, lease_until=at + LEASE_SECONDS, doing=doing))
+        return found
 
 
 def renew(database: Database, holder: str, ids: Iterable[str], at: float) -> set[str]:
@@ -105,19 +111,46 @@ def give_back(database: Database, holder: str, ids: Iterable[str]) -> None:
         connection.execute(update(_ITEM).where(held).values(lease_holder=None, lease_until=0.0))
 
 
-def begin(database: Database, holder: str, item: str, doing: str) -> None:
-    """Write down what is about to be done. Raises Refused where the lease was lost."""
-    _update(database, holder, item, {"doing": doing})
+def end(database: Database, holder: str, item: str, values: Mapping[str, Any]) -> None:
+    """What became of it, and it is given back. Raises Refused where the lease was lost."""
+    with database.begin() as connection:
+        _ours(connection, holder, item, {**_said(values), **_FREE})
 
 
-def end(database: Database, holder: str, item: str, values: Mapping[str, Any], made: Made | None = None) -> None:
-    """What became of it, and the point that it made, in one transaction. One that left the estate meanwhile stays due
-    as it is. Raises Refused where the lease was lost.
+def finish(
+    database: Database, holder: str, item: str, values: Mapping[str, Any], made: Made, gone: Sequence[int]
+) -> list[Made]:
+    """A cycle that was applied: what became of the item, its point, and which are `gone` by it, in one transaction.
+    What nobody chooses any more and the replicas may hold is returned; without any the item is given back. Raises
+    Refused where the lease was lost.
     """
+    with database.begin() as connection:
+        _ours(connection, holder, item, _said(values))
+        connection.execute(insert(_POINT).values({**msgspec.to_builtins(made), "item": item}))
+        if gone:  # one that was pinned just now stays
+            chosen = update(_POINT).where(_POINT.c.item == item, _POINT.c.number.in_(gone), _POINT.c.pinned.is_(None))
+            connection.execute(chosen.values(dropped=True))
+        ending = _points(connection, item, dropped=True)
+        _ours(connection, holder, item, {"doing": "prune"} if ending else _FREE)
+        return ending
+
+
+def swept(database: Database, holder: str, item: str, numbers: Sequence[int]) -> None:
+    """The replicas do not hold these points any more; the item is given back. Raises Refused where the lease was
+    lost.
+    """
+    with database.begin() as connection:
+        _ours(connection, holder, item, _FREE)
+        gone = delete(_POINT).where(_POINT.c.item == item, _POINT.c.number.in_(numbers), _POINT.c.dropped)
+        connection.execute(gone)
+
+
+def _said(values: Mapping[str, Any]) -> dict[str, Any]:
+    """An item that left the estate meanwhile stays due as it is."""
     changed = {"doing": None, **values}
     if "due" in values:
         changed["due"] = case((_ITEM.c.ending.is_(None), values["due"]), else_=_ITEM.c.due)
-    _update(database, holder, item, changed, made)
+    return changed
 
 
 def know(database: Database, holder: str, item: str, ids: Mapping[str, str]) -> None:
@@ -143,17 +176,9 @@ def remove(database: Database, holder: str, item: Held, at: float, detail: str |
 
 def postpone(database: Database, holder: str, item: str, due: float, failures: int, reason: str) -> None:
     """An item that could not be ended is tried again at `due`. Raises Refused where the lease was lost."""
-    _update(database, holder, item, {"due": due, "failures": failures, "reason": reason})
-
-
-def _update(
-    database: Database, holder: str, item: str, values: Mapping[str, Any], made: Made | None = None
-) -> None:
     with database.begin() as connection:
+        values = {"due": due, "failures": failures, "reason": reason, "lease_holder": None, "lease_until": 0.0}
         _ours(connection, holder, item, values)
-        if made is not None:
-            row = {**msgspec.to_builtins(made), "item": item}
-            connection.execute(insert(_POINT).values(row))
 
 
 def _ours(connection: Connection, holder: str, item: str, values: Mapping[str, Any]) -> None:
@@ -187,22 +212,8 @@ def act(database: Database, machine: str, action: str, at: float) -> State:
 
 def points(database: Database, item: str, *, dropped: bool = False) -> list[Made]:
     """Oldest first: those that can be chosen, or those that are dropped and whose replicas may hold them yet."""
-    with database.begin() as connection:
+    with database.reading() as connection:
         return _points(connection, item, dropped)
-
-
-def drop(database: Database, item: str, numbers: Sequence[int]) -> None:
-    """Nobody chooses them any more."""
-    with database.begin() as connection:
-        chosen = update(_POINT).where(_POINT.c.item == item, _POINT.c.number.in_(numbers))
-        connection.execute(chosen.values(dropped=True))
-
-
-def forget(database: Database, item: str, numbers: Sequence[int]) -> None:
-    """The replicas do not hold them any more."""
-    with database.begin() as connection:
-        gone = delete(_POINT).where(_POINT.c.item == item, _POINT.c.number.in_(numbers), _POINT.c.dropped)
-        connection.execute(gone)
 
 
 def pin(database: Database, item: str, number: int, why: str | None) -> None:
@@ -215,7 +226,7 @@ def pin(database: Database, item: str, number: int, why: str | None) -> None:
 
 def load(database: Database, machine: str | None = None) -> list[Held]:
     """Items, by machine, whoever has them."""
-    with database.begin() as connection:
+    with database.reading() as connection:
         wanted = select(_ITEM.c.id).order_by(_ITEM.c.machine)
         if machine is not None:
             wanted = wanted.where(_ITEM.c.machine == machine)

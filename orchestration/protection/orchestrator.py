@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from sqlalchemy import func, select
@@ -58,13 +59,15 @@ class Orchestrator:
         self.lags = Lags()
         self._disabling = Disabling(database, cycles.holder, cycles.worker)
         self._running: dict[str, Future[None]] = {}
-        self._stop = threading.Event()
+        self._stop, self._wake = threading.Event(), threading.Event()
+        self._lost: set[str] = set()
         self._revision, self._said = -1, dict[str, Protected]()
         self._renewed = 0.0
 
     def stop(self) -> None:
         """Cycles that run are cancelled, which takes them back or parks them."""
         self._stop.set()
+        self._wake.set()
 
     def run(self) -> None:
         """Until `stop`. Raises Unreachable where the vault does not answer."""
@@ -74,14 +77,15 @@ class Orchestrator:
                     self._refresh()
                     self._begin(pool)
                     self._renew()
-                    self._stop.wait(self._pause())
+                    self._wake.wait(self._pause())
+                    self._wake.clear()
             finally:
                 self._stop.set()
         ledger.give_back(self.database, self.cycles.holder, list(self._running))
 
     def _refresh(self) -> None:
         """The estate as it was applied last."""
-        with self.database.begin() as connection:
+        with self.database.reading() as connection:
             newest = connection.execute(select(func.max(schema.revision.c.id))).scalar() or 0
             if newest != self._revision:
                 estate = inventory.last_estate(connection)
@@ -90,11 +94,9 @@ class Orchestrator:
 
     def _begin(self, pool: ThreadPoolExecutor) -> None:
         """Give free places to what is due."""
-        ended = [number for number, future in self._running.items() if future.done()]
-        for number in ended:
+        for number in [number for number, future in self._running.items() if future.done()]:
             self._running.pop(number).result()
-        if ended:
-            ledger.give_back(self.database, self.cycles.holder, ended)
+            self._lost.discard(number)
         free = self.parallel - len(self._running)
         if free <= 0:
             return
@@ -102,7 +104,8 @@ class Orchestrator:
         for item in ledger.claim(self.database, self.cycles.holder, at, free):
             if item.id not in self._running:
                 self.lags.add(at - item.due)
-                self._running[item.id] = pool.submit(self._cycle, item)
+                self._running[item.id] = future = pool.submit(self._cycle, item)
+                future.add_done_callback(lambda _: self._wake.set())
 
     def _cycle(self, item: Held) -> None:
         found = self._said.get(item.machine)
@@ -113,25 +116,28 @@ class Orchestrator:
             if found is None or not item.state.cycles:
                 ledger.end(self.database, self.cycles.holder, item.id, {"due": NEVER})
                 return
-            self.told(item, self.cycles.run(item, found, self._stop.is_set))
+            stops = lambda: self._stop.is_set() or item.id in self._lost  # noqa: E731
+            self.told(item, self.cycles.run(item, found, stops))
         except errors.Error as error:
+            with suppress(errors.Error):
+                ledger.give_back(self.database, self.cycles.holder, [item.id])
             self.told(item, error)
 
     def _renew(self) -> None:
         if self._running and time.monotonic() - self._renewed > _RENEW_SECONDS:
             self._renewed = time.monotonic()
-            ledger.renew(self.database, self.cycles.holder, list(self._running), self._now())
+            held = ledger.renew(self.database, self.cycles.holder, list(self._running), self._now())
+            self._lost |= self._running.keys() - held
 
     def _pause(self) -> float:
         """Until the next one is due, or somebody may have changed something."""
         if len(self._running) >= self.parallel:
-            return 0.01
-        with self.database.begin() as connection:
+            return _LOOK_SECONDS
+        with self.database.reading() as connection:
             due = connection.execute(select(func.min(schema.item.c.due)).where(
                 schema.item.c.id.not_in(list(self._running)))).scalar()  # fmt: skip
         wait = _LOOK_SECONDS if due is None else due - self._now()
-        busy = 0.02 if self._running else _LOOK_SECONDS
-        return max(min(wait, busy, _LOOK_SECONDS), 0.001)
+        return max(min(wait, _LOOK_SECONDS), 0.001)
 
     def _now(self) -> float:
         return ledger.now(self.database, self.cycles.clocks.utc())

@@ -30,15 +30,26 @@ class Database:
     @contextmanager
     def begin(self) -> Iterator[Connection]:
         """Raises Unreachable where the database does not answer, Damaged where it is none."""
+        with self._told(), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What a driver raises, as ours."""
         try:
-            with self.engine.begin() as connection:
-                yield connection
+            yield
         except (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError) as error:
             raise errors.Unreachable(f"the vault does not answer: {_short(error)}", path=self.label) from None
         except sqlalchemy.exc.IntegrityError:
             raise
         except sqlalchemy.exc.DatabaseError as error:
             raise errors.Damaged(f"is no vault: {_short(error)}", path=self.label) from None
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that changes nothing, and so waits for no writer. Raises as `begin`."""
+        with self._told(), self.engine.connect().execution_options(reading=True) as connection, connection.begin():
+            yield connection
 
     @contextmanager
     def alone(self) -> Iterator[Connection]:
@@ -111,11 +122,15 @@ def _settings(connection: Any, _: object) -> None:
 
 def _write_from_the_start(connection: Connection) -> None:
     """A transaction that began by reading could not become a writer's while another one writes."""
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    reading = connection.get_execution_options().get("reading")
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
 
 def _migrated(database: Database, *, make: bool) -> Database:
     try:
+        with database.reading() as connection:
+            if migrate.version(connection) == migrate.newest():
+                return database  # so that who only looks waits for no writer
         with database.alone() as connection:
             now = migrate.version(connection)
             if now == 0 and not make:

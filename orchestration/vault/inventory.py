@@ -184,6 +184,12 @@ def _items(
 def last_estate(connection: Connection) -> Estate | None:
     """The estate that was applied last."""
     table = schema.revision
+    packed = connection.execute(select(table.c.packed).order_by(table.c.id.desc()).limit(1)).scalar()
+    if packed is not None:
+        try:
+            return msgspec.json.decode(packed, type=Estate)
+        except msgspec.ValidationError:
+            pass  # of another version of this program; the text is what counts
     found = connection.execute(select(table.c.estate).order_by(table.c.id.desc()).limit(1)).scalar()
     return parse(found.encode(), "the vault's estate").estate if found is not None else None
 
@@ -225,7 +231,9 @@ def _write(connection: Connection, loaded: Loaded, who: str, now: float) -> None
     if connection.execute(update(schema.vault).values(said).where(schema.vault.c.id == 1)).rowcount == 0:
         connection.execute(insert(schema.vault).values(id=1, created=now, **said))
     digest = hashlib.sha256(loaded.text.encode()).hexdigest()
-    connection.execute(insert(schema.revision).values(at=now, who=who, digest=digest, estate=loaded.text))
+    connection.execute(insert(schema.revision).values(
+        at=now, who=who, digest=digest, estate=loaded.text, packed=msgspec.json.encode(loaded.estate).decode(),
+    ))  # fmt: skip
 
 
 def _write_items(
