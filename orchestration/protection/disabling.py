@@ -29,6 +29,8 @@ class Disabling:
         """An error that may pass is returned, and tried again later; what else stayed is told in the audit log."""
         notes: list[errors.Error] = []
         passing: list[errors.Error] = []
+        if ending.delete:
+            ledger.drop_all(self.database, self.holder, item.id)
         for path in item.disks:
             for error in self._disk(item, path, ending):
                 (passing if error.retryable else notes).append(error)

@@ -162,6 +162,13 @@ def know(database: Database, holder: str, item: str, ids: Mapping[str, str]) -> 
             connection.execute(chosen.values(replica_id=replica))
 
 
+def drop_all(database: Database, holder: str, item: str) -> None:
+    """Nobody chooses a point of it any more: its replicas are about to go. Raises Refused where the lease was lost."""
+    with database.begin() as connection:
+        _ours(connection, holder, item, {})
+        connection.execute(update(_POINT).where(_POINT.c.item == item).values(dropped=True))
+
+
 def remove(database: Database, holder: str, item: Held, at: float, detail: str | None) -> None:
     """It is not protected any more, and nothing is left of it but a line in the audit log. Raises Refused where the
     lease was lost.

@@ -114,6 +114,7 @@ class Bench:
     every: int = 300
     additional: int = 3
     delete: bool = False
+    enabled: bool = True
     clock: Clock = field(default_factory=Clock)
     holder: str = field(default_factory=new_holder)
 
@@ -121,7 +122,8 @@ class Bench:
         for name in ("system", "data"):
             (self.folder / f"{name}.raw").write_bytes(os.urandom(SIZE))
         (self.folder / "replicas").mkdir()
-        self.apply()
+        if self.enabled:
+            self.apply()
         self.cycles = Cycles(self.database, self.holder, EngineWorker(), self.clock.clocks())
 
     def apply(self, *, protect: bool = True) -> None:

@@ -1,0 +1,189 @@
+"""An orchestrator is killed at any step of enabling, cycles, pruning and disabling: the next one completes it, and no
+point is ever listed that does not restore.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+from test_cycles import Bench, Clock, wait
+
+from secondsite.orchestration.protection import ledger
+from secondsite.orchestration.protection.cycle import Cycles
+from secondsite.orchestration.protection.disabling import Disabling
+from secondsite.orchestration.protection.orchestrator import new_holder
+from secondsite.orchestration.protection.worker import EngineWorker
+from secondsite.orchestration.vault import audit, schema
+from secondsite.orchestration.vault.database import Database
+
+# More than there are from enabling to the end: the last cases are not killed at all.
+STEPS, CYCLES = 120, 4
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+class Steps:
+    """Counts transactions and calls of the engine, each before and after it, and kills at one of them."""
+
+    def __init__(self, at: int) -> None:
+        self.left, self.taken, self.off = at, 0, True
+
+    def step(self) -> None:
+        if self.off:
+            return
+        self.taken += 1
+        self.left -= 1
+        if self.left == 0:
+            raise Killed
+
+    def around(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*arguments: Any, **more: Any) -> Any:
+            self.step()
+            found = call(*arguments, **more)
+            self.step()
+            return found
+
+        return called
+
+
+class Life:
+    """An item from its beginning to its end, whoever is killed meanwhile."""
+
+    def __init__(self, bench: Bench, steps: Steps) -> None:
+        self.bench, self.steps = bench, steps
+        self.states: dict[str, dict[str, bytes]] = {}
+        self.worker = EngineWorker()
+        for name in ("replicate", "drop", "identify", "release", "delete"):
+            setattr(self.worker, name, steps.around(getattr(self.worker, name)))
+
+    def run(self) -> None:
+        for action in [self.enable, *[self.cycle] * CYCLES, self.disable, self.end]:
+            self.bench.clock.now += 4000
+            self.bench.write()
+            while not self.survived(action):
+                self.bench.holder = new_holder()
+                self.bench.clock.now += ledger.LEASE_SECONDS + 1
+
+    def survived(self, action: Callable[[], None]) -> bool:
+        self.steps.off = False
+        try:
+            action()
+        except Killed:
+            return False
+        finally:
+            self.steps.off = True
+            self.check()
+        return True
+
+    def check(self) -> None:
+        for item in ledger.load(self.bench.database):
+            for point in ledger.points(self.bench.database, item.id):
+                assert self.bench.contents(point) == self.states[point.time], point
+
+    def enable(self) -> None:
+        self.bench.apply()
+
+    def cycle(self) -> None:
+        bench = self.bench
+        for item in ledger.claim(bench.database, bench.holder, bench.clock.now, 1):
+            self.states[bench.clock.clocks().datetime().isoformat()] = bench.source()
+            cycles = Cycles(bench.database, bench.holder, self.worker, bench.clock.clocks())
+            assert cycles.run(item, bench.protected()) is None
+
+    def disable(self) -> None:
+        self.bench.apply(protect=False)
+
+    def end(self) -> None:
+        bench = self.bench
+        for item in ledger.claim(bench.database, bench.holder, bench.clock.now, 1):
+            assert item.ending is not None
+            ended = Disabling(bench.database, bench.holder, self.worker)
+            assert ended.run(item, item.ending, bench.clock.now) is None
+
+
+@pytest.mark.sweep(sample=6)
+@pytest.mark.parametrize("at", range(1, STEPS + 1))
+def test_killed_at_any_step_the_next_one_completes_it(
+    at: int, tmp_path: Path, vault: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, begin = Steps(at), Database.begin
+    bench = Bench(tmp_path, vault, additional=1, delete=True, enabled=False)
+
+    @contextmanager
+    def stepping(self: Database) -> Iterator[Any]:
+        steps.step()
+        with begin(self) as connection:
+            yield connection
+        steps.step()
+
+    monkeypatch.setattr(Database, "begin", stepping)
+    life = Life(bench, steps)
+    life.run()
+    assert (steps.left <= 0) == (at <= steps.taken) and steps.taken < STEPS, "every step is a case"
+    assert ledger.load(vault) == [] and len(life.states) >= CYCLES
+    assert not [path for path in tmp_path.glob("replicas/app1/*") if path.is_dir()]
+    assert [one.what for one in audit.newest(vault)].count("disable") == 1
+
+
+# `secondsite run`, with leases of a second and a half.
+RUN = """
+import sys
+from secondsite.orchestration.protection import ledger, orchestrator
+ledger.LEASE_SECONDS = 1.5
+orchestrator._RENEW_SECONDS = 0.3
+from secondsite.orchestration.cli import main
+main()
+"""
+
+
+def test_killed_at_random_moments_points_stay_whole_and_another_takes_over(
+    tmp_path: Path, url: str, vault: Database
+) -> None:
+    """Of two on one PostgreSQL one lives on; a file has one at a time. A dead one's item is taken after its lease."""
+    bench = Bench(tmp_path, vault, every=30, clock=Clock(now=time.time()))
+    seed = int(os.environ.get("SECONDSITE_SEED", "1"))
+    chance, running = random.Random(seed), [start(url) for _ in range(2 if vault.shared else 1)]
+    states = [bench.source()]
+    try:
+        wait(lambda: bool(bench.points()))
+        for _ in range(3):
+            bench.write()
+            states.append(bench.source())
+            hurry(vault)
+            time.sleep(chance.random() * 0.3)
+            victim = running.pop(0)
+            victim.send_signal(signal.SIGKILL)
+            victim.wait(30)
+            running.append(start(url))
+            hurry(vault)
+            wait(lambda: bench.contents(bench.points()[-1]) == states[-1])
+    finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait(60)
+    for point in bench.points():
+        assert bench.contents(point) in states, seed
+
+
+def start(url: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", RUN, "run", "--vault", url], stdout=subprocess.DEVNULL)
+
+
+def hurry(vault: Database) -> None:
+    """The next cycle is due at once, whoever has the item."""
+    with vault.begin() as connection:
+        connection.execute(update(schema.item).values(due=0.0))
