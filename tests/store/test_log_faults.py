@@ -306,7 +306,8 @@ def test_a_history_over_a_bad_link_to_azure(azurite, seed, monkeypatch):
         attempts, inner = chance.choice([2, 20]), azure_store(azurite)
         through = azure_store(azurite, inner.prefix, timeout=2, port=proxy.port)
         plain = Retrying(inner)
-        ill = Retrying(through, limits=Limits(attempts, 120, 0.01, 0.05))
+        again = []
+        ill = Retrying(through, limits=Limits(attempts, 120, 0.01, 0.05), told=again.append)
         lab, step, ended = Lab(plain), changing(seed, 60), 0
         lab.cycle(step())
         for _ in range(4):
@@ -319,7 +320,8 @@ def test_a_history_over_a_bad_link_to_azure(azurite, seed, monkeypatch):
         lab.check()
         stored = sum(entry.size for entry in plain.list("segments/") if layout.number_of(entry.name) >> 24 > 1)
         print(f"seed {seed}: {proxy.requests} requests, met {proxy.met}, {ended} cycles ended in the middle")
-        assert 0 <= proxy.segments - stored <= len(proxy.met) * 11 * BLOCK
+        faults = max(len(proxy.met), len(again))  # on a busy machine a call may be too late without a trouble
+        assert 0 <= proxy.segments - stored <= faults * 11 * BLOCK
 
 
 def cycles_until_one_ends_well(lab, data, ill):
