@@ -136,3 +136,20 @@ def test_a_source_is_known_by_a_name_and_times_may_be_trusted(site: Site) -> Non
     site.replicate(source_id="vm")
     done = site.replicate(source_id="vm", trust_mtime=True)
     assert (done.kind, done.tracker, done.read_bytes) == ("unchanged", "mtime", 0)
+
+
+def test_it_is_deleted_by_its_id_alone_and_nothing_of_it_stays(site: Site) -> None:
+    """R1.10; a deletion that was cut short is gone on with, since a killed one may have got as far as that."""
+    found = engine.info(site.url)
+    assert isinstance(found, engine.ReplicaInfo)
+    with pytest.raises(errors.Refused, match="is another replica"):
+        engine.delete_replica(site.url, replica_id="0" * 32)
+    engine.raise_epoch(site.url, 5)
+    with pytest.raises(errors.Refused, match="is in epoch 5"):
+        engine.delete_replica(site.url, replica_id=found.replica_id, epoch=4)
+    assert site.restored() == site.points[2]
+    assert engine.delete_replica(site.url, replica_id=found.replica_id, epoch=5)
+    assert not engine.delete_replica(site.url, replica_id=found.replica_id)
+    write(site, site.points[0])
+    assert site.replicate(block_size=BLOCK).kind == "initial"
+    assert len(engine.points(site.url)) == 1
