@@ -92,7 +92,8 @@ def replicate(
                 if not options.resync:
                     doubt.check(url)
                 made = transfer.attempt(target, origin.image.size, began)
-                doubt.end()
+                if options.resync:
+                    doubt.end()
                 return made
 
         found = session.run(lambda: at_rest(cycle), opened, link, monitor.cancel)
