@@ -5,21 +5,23 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from contextlib import closing, nullcontext
 from typing import Any
 
 import click
 
 from secondsite.orchestration import output
 from secondsite.orchestration.commands import vaults
-from secondsite.orchestration.commands.options import json_option, state_option
+from secondsite.orchestration.commands.options import address, json_option, state_option
 
 
 @click.command(short_help="Run the cycles of all protected machines, for ever.")
 @click.option("--parallel", type=click.IntRange(1, 64), default=4, show_default=True, help="Cycles at once.")
+@click.option("--metrics", metavar="ADDR:PORT", help="Tell figures to Prometheus here, without TLS: 127.0.0.1:9185.")
 @vaults.vault_option
 @state_option
 @json_option
-def command(parallel: int, vault: str | None, state: str | None, as_json: bool) -> None:
+def command(parallel: int, metrics: str | None, vault: str | None, state: str | None, as_json: bool) -> None:
     """Run the cycles of the vault's machines when their policies say, until SIGINT or SIGTERM.
 
     Cycles of a machine never overlap, and its disks are cut at one instant. Several of these may work on one vault of
@@ -39,15 +41,29 @@ def command(parallel: int, vault: str | None, state: str | None, as_json: bool) 
         orchestrator = Orchestrator(
             database, cycles, parallel=parallel, told=lambda item, error: _tell(item, error, as_json=as_json)
         )
+        told = address(metrics, option="--metrics")
+        server = _metrics(told, database, orchestrator) if told is not None else nullcontext()
         failed: list[BaseException] = []
         thread = threading.Thread(target=_run, args=(orchestrator, failed), name="orchestrator")
-        thread.start()
-        while thread.is_alive() and not watch.cancelled():
-            time.sleep(0.1)
-        orchestrator.stop()
-        thread.join()
+        with server:
+            thread.start()
+            while thread.is_alive() and not watch.cancelled():
+                time.sleep(0.1)
+            orchestrator.stop()
+            thread.join()
         if failed:
             raise failed[0]
+
+
+def _metrics(where: tuple[str, int], database: Any, orchestrator: Any) -> Any:
+    """A server of figures, closed behind the block."""
+    from secondsite.engine import exporter
+    from secondsite.orchestration.protection import metrics, report
+
+    def figures() -> str:
+        return exporter.text(metrics.families(report.rows(database, time.time()), orchestrator.lags))
+
+    return closing(exporter.Server(*where, figures))
 
 
 def _run(orchestrator: Any, failed: list[BaseException]) -> None:

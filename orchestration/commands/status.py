@@ -51,17 +51,12 @@ def command(machine: str | None, every: float | None, vault: str | None, as_json
 
 def _rows(database: Any, machine: str | None) -> list[Row]:
     from secondsite.engine import errors
-    from secondsite.orchestration.protection import ledger, report, said
-    from secondsite.orchestration.vault import inventory
+    from secondsite.orchestration.protection import report
 
-    with database.reading() as connection:
-        estate = inventory.last_estate(connection)
-    known = said.protected(estate) if estate is not None else {}
-    items = ledger.load(database, machine)
-    if machine is not None and not items:
+    rows = report.rows(database, time.time(), machine)
+    if machine is not None and not rows:
         raise errors.Refused(f"no machine {machine!r} is protected")
-    now = time.time()
-    return [report.row(item, known.get(item.machine), now) for item in items]
+    return rows
 
 
 def _facts(row: Row) -> dict[str, Any]:

@@ -7,11 +7,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from secondsite.orchestration.health.rules import Facts, Level, Reason, judge, level
+from secondsite.orchestration.protection import ledger
 from secondsite.orchestration.protection.cycle import Protected
 from secondsite.orchestration.protection.ledger import Held, Made
+from secondsite.orchestration.protection.said import protected
 from secondsite.orchestration.retention.decision import Kept, decide
 from secondsite.orchestration.retention.point import Point
 from secondsite.orchestration.retention.rules import HOUR, SECOND
+from secondsite.orchestration.vault import inventory
+from secondsite.orchestration.vault.database import Database
 
 # Longer than what any policy keeps by its rules: a day of points (R2), or three of continuous ones.
 _HORIZON = 4 * 24 * HOUR
@@ -33,6 +37,14 @@ class Row:
     average_bytes: float
     doing: str | None
     reason: str | None
+
+
+def rows(database: Database, now: float, machine: str | None = None) -> list[Row]:
+    """Of every machine, or of one, whoever runs its cycles."""
+    with database.reading() as connection:
+        estate = inventory.last_estate(connection)
+    known = protected(estate) if estate is not None else {}
+    return [row(item, known.get(item.machine), now) for item in ledger.load(database, machine)]
 
 
 def row(item: Held, said: Protected | None, now: float) -> Row:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
 from test_cycles import Bench, Clock
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import exposition
 
 from secondsite.orchestration import cli
 from secondsite.orchestration.vault.database import Database
@@ -29,11 +34,18 @@ def test_a_machine_is_run_shown_paused_and_kept(
 ) -> None:
     bench = Bench(tmp_path, vault, every=30, clock=Clock(now=time.time()))
     code = "from secondsite.orchestration.cli import main; main()"
-    program = [sys.executable, "-c", code, "run", "--vault", url, "--json"]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+    program = [sys.executable, "-c", code, "run", "--vault", url, "--json", "--metrics", where]
     with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         first = json.loads(process.stdout.readline())
         assert (first["machine"], first["error"]) == ("app1", None)
+        with urllib.request.urlopen(f"http://{where}/metrics", timeout=30) as answer:
+            figures = exposition.parsed(answer.read().decode())
+        assert figures['secondsite_machine_cycles_total{machine="app1"}'] == 1
+        assert 0 <= figures['secondsite_last_good_age_seconds{machine="app1"}'] < 60
+        assert figures['secondsite_state{machine="app1",state="replicating"}'] == 1
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
     shown = shell(capsys, url, "status")
