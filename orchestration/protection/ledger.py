@@ -8,7 +8,7 @@ a server.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,11 +76,14 @@ def now(database: Database, clock: float | None = None) -> float:
         return float(connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar() or 0)
 
 
-def claim(database: Database, holder: str, at: float, most: int) -> list[Held]:
-    """At most so many items that are due and nobody's, the longest due first; they are ours for a minute."""
+def claim(database: Database, holder: str, at: float, most: int, running: Collection[str] = ()) -> list[Held]:
+    """At most so many items that are due and nobody's, the longest due first; they are ours for a minute. What is
+    `running` here was given back, or lost, a moment ago; it is taken when that has ended.
+    """
     free = or_(_ITEM.c.lease_until < at, _ITEM.c.lease_holder.is_(None))
     with database.begin() as connection:
-        wanted = select(_ITEM.c.id).where(_ITEM.c.due <= at, free).order_by(_ITEM.c.due).limit(most)
+        due = select(_ITEM.c.id).where(_ITEM.c.due <= at, free, _ITEM.c.id.not_in(running))
+        wanted = due.order_by(_ITEM.c.due).limit(most)
         if database.shared:
             wanted = wanted.with_for_update(skip_locked=True)
         ids = list(connection.execute(wanted).scalars())

@@ -101,11 +101,10 @@ class Orchestrator:
         if free <= 0:
             return
         at = self._now()
-        for item in ledger.claim(self.database, self.cycles.holder, at, free):
-            if item.id not in self._running:
-                self.lags.add(at - item.due)
-                self._running[item.id] = future = pool.submit(self._cycle, item)
-                future.add_done_callback(lambda _: self._wake.set())
+        for item in ledger.claim(self.database, self.cycles.holder, at, free, list(self._running)):
+            self.lags.add(at - item.due)
+            self._running[item.id] = future = pool.submit(self._cycle, item)
+            future.add_done_callback(lambda _: self._wake.set())
 
     def _cycle(self, item: Held) -> None:
         found = self._said.get(item.machine)

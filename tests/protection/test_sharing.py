@@ -87,3 +87,11 @@ def test_a_cycle_ends_whose_item_another_orchestrator_took(
         runs.stop()
         thread.join(30)
     assert isinstance(told[0], errors.Refused) and bench.item().doing == "theirs"
+
+
+def test_an_item_that_runs_here_is_not_claimed_again(tmp_path: Path, vault: Database) -> None:
+    """Its cycle was late and it is due again before the thread that gave it back has ended."""
+    bench = Bench(tmp_path, vault)
+    item = bench.item()
+    assert ledger.claim(vault, bench.holder, bench.clock.now, 4, [item.id]) == []
+    assert [one.id for one in ledger.claim(vault, bench.holder, bench.clock.now, 4, ["another"])] == [item.id]
