@@ -33,6 +33,7 @@ class Cycled(NamedTuple):
     sent_bytes: int
     map_bytes: int
     resumed_blocks: int
+    moved_bytes: int
 
 
 class Lab:
@@ -71,7 +72,8 @@ class Lab:
         if not isinstance(data, Image):
             self.contents[found.done.generation] = bytes(data)
         return Cycled(
-            found, found.done.generation, target.sent_bytes, target.map_bytes, target.spool.blocks
+            found, found.done.generation, target.sent_bytes, target.map_bytes, target.spool.blocks,
+            target.moved_bytes,
         )
 
     def restored(self, generation: int) -> bytes:

@@ -210,9 +210,7 @@ def _save_pages(
     before = {page.number: page.places for page in old.pages(number for number in dirty if number < old.count)}
     checks = {}
     for page in dirty:
-        first, count = page * PAGE_BLOCKS, min(PAGE_BLOCKS, held.blocks - page * PAGE_BLOCKS)
-        hashes = bytes(held.read(first, count) or b"").ljust(PAGE_BYTES, b"\0")
-        places = _merged(before.get(page), changes.read(first, count), hashes, count)
+        hashes, places = merged(page, before.get(page), held, changes)
         checks[page] = (hashlib.sha256(hashes).digest(), hashlib.sha256(places).digest()[:16])
         writer.add(page, hashes + places)
     for page, place in writer.write().items():
@@ -220,15 +218,17 @@ def _save_pages(
         ENTRY.pack_into(entries, ENTRY.size * page, digest, PLACE.pack(*place), check)
 
 
-def _merged(before: memoryview | None, changed: memoryview | None, hashes: bytes, count: int) -> bytes:
-    """The places of a page: those before, the changed ones over them, and none for blocks of zeros."""
+def merged(page: int, before: memoryview | None, held: BlockMap, changes: BlockMap) -> tuple[bytes, bytes]:
+    """The hashes and places of a page: those before, the changed ones over them, and none for blocks of zeros."""
+    first, count = page * PAGE_BLOCKS, min(PAGE_BLOCKS, held.blocks - page * PAGE_BLOCKS)
+    hashes, changed = bytes(held.read(first, count) or b"").ljust(PAGE_BYTES, b"\0"), changes.read(first, count)
     found, blocks = bytearray(PAGE_BYTES), array("Q", bytes(8 * PAGE_BLOCKS))
-    merged = bytearray(before if before is not None else PAGE_BYTES)
+    places = bytearray(before if before is not None else PAGE_BYTES)
     if changed is not None:
         some = kernel.entries.nonzero_entries(changed, 0, blocks)
-        _copy(bytes(changed).ljust(PAGE_BYTES, b"\0"), merged, blocks, some)
-    _copy(merged, found, blocks, kernel.entries.nonzero_entries(hashes, 0, blocks))
-    return bytes(found)
+        _copy(bytes(changed).ljust(PAGE_BYTES, b"\0"), places, blocks, some)
+    _copy(places, found, blocks, kernel.entries.nonzero_entries(hashes, 0, blocks))
+    return hashes, bytes(found)
 
 
 def _copy(source: bytes | bytearray, target: bytearray, blocks: array[int], count: int) -> None:

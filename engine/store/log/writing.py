@@ -31,8 +31,8 @@ from secondsite.engine.replica.identity import Identity
 from secondsite.engine.replica.point import Point, data_time, format_time
 from secondsite.engine.source import Source
 from secondsite.engine.store.base import MAX_FENCE, Absent, Entry, Fence, Store
+from secondsite.engine.store.log import compact, layout, manifest, prune, resync, segment, tree
 from secondsite.engine.store.log import head as heads
-from secondsite.engine.store.log import layout, manifest, prune, resync, segment, tree
 from secondsite.engine.store.log.layout import HEAD, IDENTITY, PLACE, Place
 from secondsite.engine.store.log.mine import unknown
 from secondsite.engine.store.log.rows import Row
@@ -181,7 +181,8 @@ class Attempt:
     ) -> None:
         self.into, self.store, self.identity, self.head, self.fence = into, into.store, identity, head, fence
         self.began, self.peer, self.stack = into.clock(), into.store.label, stack
-        self.sent_bytes = self.map_bytes = 0
+        self.sent_bytes = self.map_bytes = self.moved_bytes = 0
+        self._complaints: list[str] = []
         newest, known = head.newest, into.known
         same = known.head is not None and known.head.etag == head.etag
         self.proved = self._prove(newest) if into.resync and newest else None
@@ -256,13 +257,16 @@ class Attempt:
     ) -> talk.Done:
         """Commit it; see Target."""
         outlet = self._outlet
+        whole = self.proved is None or self.proved.whole
+        same = whole and self.before is not None and self.before.point.seal == seal
         if outlet is not None:
+            if not same:
+                self._compact(outlet, sent_bytes)
             outlet.packer.finish()
             outlet.uploads.wait()
             self.store.remember(entry for _, entry in self.spool.entries)
             self.sent_bytes = outlet.uploads.bytes
-        whole = self.proved is None or self.proved.whole
-        if outlet is None or (whole and self.before is not None and self.before.point.seal == seal):
+        if outlet is None or same:
             assert self.before is not None
             if self.head.of(self.identity) != self.identity:
                 self.head = heads.become(self.store, self.head, self.identity, self.fence)
@@ -286,6 +290,13 @@ class Attempt:
     def _kind(self, usual: str) -> str:
         return usual if self.proved is None else "resync"
 
+    def _compact(self, outlet: Outlet, sent_bytes: int) -> None:
+        """Move blocks out of segments that are mostly dead into those of this cycle. A resync mends, and no more."""
+        if self.proved is None and compact.useful(self.head):
+            made = compact.Compaction(self.store, self.head, self.old, outlet.held, self._changes, outlet.pack)
+            made.work(compact.budget(sent_bytes))
+            self.moved_bytes, self._complaints = made.moved, made.warnings
+
     def _tidied(self, done: talk.Done, before: heads.Head) -> talk.Done:
         """Drop what is too much. The point is there, whatever becomes of this."""
         pruning = prune.Pruning(self.store, self.identity, self.head, self.fence)
@@ -294,7 +305,7 @@ class Attempt:
         except errors.Error as error:
             pruning.tally.warnings.append(f"points were not pruned: {error}")
         self.head, tally = pruning.head, pruning.tally
-        found = self.proved.warnings if self.proved is not None else []
+        found = self.proved.warnings if self.proved is not None else self._complaints
         return msgspec.structs.replace(done, pruned=tally.points, warnings=[*found, *tally.warnings])
 
     def _account(self, held: BlockMap, tally: scan.Tally) -> Account:
@@ -405,6 +416,10 @@ class Outlet:
 
     def put(self, batch: Batch, worker: int) -> None:
         """Pack in the scan's own thread; several may."""
+        self.pack(batch, worker)
+
+    def pack(self, batch: Batch, worker: int = 0) -> int:
+        """As `put`; the bytes of the frames."""
         buffer = self._buffers.get(worker)
         if buffer is None:
             buffer = self._buffers[worker] = FrameBuffer(*self.codec)
@@ -415,6 +430,7 @@ class Outlet:
         for start, end, head in segment.spans(buffer):
             body = buffer.data[start + fmt.FRAME_BYTES : end]
             self._note(head, body, Place(packed.number, packed.offset + start, end - start))
+        return buffer.used
 
     def _note(self, head: fmt.FrameHeader, body: memoryview, place: Place) -> None:
         numbers = array("Q")
