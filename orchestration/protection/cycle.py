@@ -102,7 +102,7 @@ class Cycles:
         self, item: Held, said: Protected, cut: Cut, began: float, moment: Moment, stamp: datetime.datetime
     ) -> None:
         """R2.1: every cycle that was applied yields a point, with the time at its source. What no rule keeps any more
-        goes from the vault with that, so that nobody chooses it, and then from the replicas.
+        goes from the vault with that, so that nobody chooses it, and with the next cycle from the replicas.
         """
         ended = self.clocks.utc()
         timeline = Timeline.begin(moment) if item.timeline is None else item.timeline.reach(moment)
@@ -116,16 +116,14 @@ class Cycles:
         statistics = item.statistics.miss(after.missed) if after.missed else item.statistics
         action = "resync done" if item.state is State.RESYNCHRONIZING else "first copy done"
         gone = dropped([*(one.point() for one in held), made.point()], said.keep.rules(), said.every * SECOND)
-        ending = ledger.finish(self.database, self.holder, item.id, {
+        spent = ledger.points(self.database, item.id, dropped=True)
+        swept = [one.number for one in spent] if spent and self._sweep(item, [*held, made], spent) else []
+        ledger.finish(self.database, self.holder, item.id, {
             "state": int(step(item.state, action) or item.state), "due": after.due, "last": began, "failures": 0,
             "sending": True, "reason": " ".join(cut.warnings) or None, "timeline": _packed(timeline),
             "statistics": msgspec.to_builtins(statistics.cycle(cut.changed_bytes, ended - began)),
             **({"application_last": began} if cut.application else {}),
-        }, made, gone)  # fmt: skip
-        if ending:
-            kept = [one for one in [*held, made] if one.number not in {one.number for one in ending}]
-            numbers = [one.number for one in ending] if self._sweep(item, kept, ending) else []
-            ledger.swept(self.database, self.holder, item.id, numbers)
+        }, made, gone, swept)  # fmt: skip
 
     def _failed(self, item: Held, said: Protected, error: errors.Error) -> None:
         """R6.3, R6.4, R7.1f: what may pass is tried again, what does not waits for its operator."""

@@ -121,31 +121,22 @@ def end(database: Database, holder: str, item: str, values: Mapping[str, Any]) -
 
 
 def finish(
-    database: Database, holder: str, item: str, values: Mapping[str, Any], made: Made, gone: Sequence[int]
-) -> list[Made]:
-    """A cycle that was applied: what became of the item, its point, and which are `gone` by it, in one transaction.
-    What nobody chooses any more and the replicas may hold is returned; without any the item is given back. Raises
-    Refused where the lease was lost.
+    database: Database, holder: str, item: str, values: Mapping[str, Any], made: Made, gone: Sequence[int],
+    swept: Sequence[int],
+) -> None:  # fmt: skip
+    """A cycle that was applied, in one transaction: what became of the item, its point, which points nobody chooses any
+    more (`gone`) and which the replicas do not hold any more (`swept`); it is given back. Raises Refused where the
+    lease was lost.
     """
     with database.begin() as connection:
-        _ours(connection, holder, item, _said(values))
+        _ours(connection, holder, item, {**_said(values), **_FREE})
         connection.execute(insert(_POINT).values({**msgspec.to_builtins(made), "item": item}))
+        of_item = _POINT.c.item == item
+        if swept:
+            connection.execute(delete(_POINT).where(of_item, _POINT.c.number.in_(swept), _POINT.c.dropped))
         if gone:  # one that was pinned just now stays
-            chosen = update(_POINT).where(_POINT.c.item == item, _POINT.c.number.in_(gone), _POINT.c.pinned.is_(None))
+            chosen = update(_POINT).where(of_item, _POINT.c.number.in_(gone), _POINT.c.pinned.is_(None))
             connection.execute(chosen.values(dropped=True))
-        ending = _points(connection, item, dropped=True)
-        _ours(connection, holder, item, {"doing": "prune"} if ending else _FREE)
-        return ending
-
-
-def swept(database: Database, holder: str, item: str, numbers: Sequence[int]) -> None:
-    """The replicas do not hold these points any more; the item is given back. Raises Refused where the lease was
-    lost.
-    """
-    with database.begin() as connection:
-        _ours(connection, holder, item, _FREE)
-        gone = delete(_POINT).where(_POINT.c.item == item, _POINT.c.number.in_(numbers), _POINT.c.dropped)
-        connection.execute(gone)
 
 
 def _said(values: Mapping[str, Any]) -> dict[str, Any]:
