@@ -48,6 +48,9 @@ def test_damage_of_an_older_point_holds_nothing_up(site):
     site.cycle()
     site.store.delete(row.name)
     assert list(engine.verify(site.url, state=site.state).damaged) == ["1"]
+    assert engine.verify(site.url, at="2", state=site.state).ok
+    assert [point.damaged for point in engine.points(site.url, state=site.state)] == [True, False]
+    assert not any(point.damaged for point in engine.points(site.url, state=site.folder / "other"))
     site.write()
     assert site.replicate().kind == "delta"
 

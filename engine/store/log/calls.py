@@ -117,12 +117,16 @@ def open_point(url: str, at: str, state: State = None) -> Iterator[LogPoint]:
 
 
 def points(url: str, warnings: list[str] | None = None, state: State = None) -> list[PointInfo]:
-    """Every point, oldest first; nothing but the head and the catalogue is looked at."""
+    """Every point, oldest first; nothing but the head and the catalogue is looked at, and what `verify` found here."""
     with Opened(url, None, state) as opened:
         missed: list[str] = []
+        replica = Replica.open(opened.store)
+        damaged = Doubt(Home.of(state).folder / "far", replica.identity.replica_id).damaged
         found = [
-            PointInfo(row.name, row.generation, row.time, row.virtual_bytes, row.changed_bytes, "log", False)
-            for row in Replica.open(opened.store).catalogue.rows(
+            PointInfo(
+                row.name, row.generation, row.time, row.virtual_bytes, row.changed_bytes, "log", row.name in damaged
+            )
+            for row in replica.catalogue.rows(
                 lambda page, error: missed.append(f"points {page.points} cannot be listed: {error}")
             )
         ]
@@ -182,9 +186,8 @@ def _verify(url: str, at: str | None, monitor: Monitor, state: State) -> Verifie
                     reading.verify(point, monitor, proved)
             except errors.Damaged as error:
                 damaged[row.name] = str(error)
-        if rows and rows[0].generation == replica.head.generation:
-            doubt = Doubt(Home.of(state).folder / "far", replica.identity.replica_id)
-            doubt.found(newest, damaged.get(newest), opened.say)
+        doubt = Doubt(Home.of(state).folder / "far", replica.identity.replica_id)
+        doubt.found([row.name for row in rows], damaged, str(replica.head.generation), opened.say)
         seconds = time.monotonic() - began
         return Verified(not damaged, newest, blocks, [], damaged, seconds, opened.warnings)
 

@@ -1,4 +1,4 @@
-"""What a verification on this host found wrong with a replica's newest point: no cycle of it goes on over that.
+"""What a verification on this host found wrong with a replica's points: no cycle goes on over damage of the newest one.
 
 Blocks that do not change are in every later point what they are in this one. A resync, or a verification that finds
 nothing, ends the doubt.
@@ -16,6 +16,14 @@ from secondsite.engine.replica import record
 
 
 @dataclass(frozen=True)
+class _Held:
+    """`why` the newest point is damaged, and all that are."""
+
+    why: str = ""
+    damaged: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
 class Doubt:
     """Of one replica; `folder` is where this host keeps what it knows of all."""
 
@@ -26,27 +34,46 @@ class Doubt:
     def _path(self) -> str:
         return str(self.folder / self.replica_id.hex() / "doubt.json")
 
-    def found(self, point: str, why: str | None, warn: Callable[[str], object]) -> None:
-        """What a verification says of the newest point; `why` it is damaged, if it is."""
-        if why is None:
-            return self.end()
-        files = LocalFiles()
+    def found(
+        self, looked_at: list[str], damaged: dict[str, str], newest: str, warn: Callable[[str], object]
+    ) -> None:  # fmt: skip
+        """What a verification says of the points that it looked at: which are damaged, and why."""
+        held = self._held()
+        why = damaged.get(newest, "") if newest in looked_at else held.why
         try:
-            files.mkdir(str(Path(self._path).parent))
-            files.write_bytes(self._path, record.pack({"point": point, "why": why}))
+            self._hold(_Held(why, (held.damaged - set(looked_at)) | set(damaged)))
         except errors.Error as error:
             warn(f"{error}; so replicate goes on over the damage")
 
     def end(self) -> None:
-        """The newest point was found whole, or was made anew."""
-        Path(self._path).unlink(missing_ok=True)
+        """The newest point was made anew."""
+        self._hold(_Held("", self._held().damaged))
+
+    @property
+    def damaged(self) -> frozenset[str]:
+        """Points that were found damaged, by name."""
+        return self._held().damaged
 
     def check(self, label: str) -> None:
-        """Raises Damaged. A note that does not read is none."""
+        """Raises Damaged."""
+        if why := self._held().why:
+            told = f"the last verify found the newest point damaged ({why}); "
+            raise errors.Damaged(f"{told}replicate --resync mends it, or verify again", path=label)
+
+    def _held(self) -> _Held:
+        """A note that does not read is none."""
         try:
             fields = record.read(LocalFiles(), self._path)[0]
-            why = record.field(fields, "why", str, self._path)
+            names = record.field(fields, "damaged", list, self._path)
+            return _Held(record.field(fields, "why", str, self._path), frozenset(map(str, names)))
         except errors.Error:
+            return _Held()
+
+    def _hold(self, held: _Held) -> None:
+        files, path = LocalFiles(), Path(self._path)
+        if held == _Held():
+            if path.exists():
+                files.unlink(self._path)
             return
-        told = f"the last verify found the newest point damaged ({why}); replicate --resync mends it, or verify again"
-        raise errors.Damaged(told, path=label)
+        files.mkdir(str(path.parent))
+        files.write_bytes(self._path, record.pack({"why": held.why, "damaged": sorted(held.damaged)}))
