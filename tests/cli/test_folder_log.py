@@ -95,6 +95,19 @@ def test_what_a_log_is_not_is_refused(shell, disk, log, options):
     assert len(shell.json("points", log, "--json")["points"]) == 1
 
 
+def test_a_resync_mends_a_log(shell, disk, log):
+    first = sorted((log / "segments").rglob("*/*"))[0]
+    data = bytearray(first.read_bytes())
+    data[len(data) // 2] ^= 1
+    first.write_bytes(data)
+    assert shell("verify", log, "--at", "latest").status == 1
+    done = shell("replicate", disk, log, "--resync")
+    assert done.status == 0 and done.out.startswith("resync: point 2") and "point 1 is damaged" in done.err
+    shell.ok("verify", log, "--at", "latest")
+    assert shell("verify", log, "--at", "1").status == 1
+    assert shell.ok("replicate", disk, log, "--resync").startswith("resync: point 2")  # nothing is left to mend
+
+
 def test_nothing_is_written_into_a_log_but_by_cycles(shell, disk, log, tmp_path):
     held = {path: path.read_bytes() for path in log.rglob("*") if path.is_file()}
     for command in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import time
@@ -63,6 +64,35 @@ def test_points_are_listed_and_described(site: Site) -> None:
     assert isinstance(found, engine.ReplicaInfo)
     assert (found.generation, found.points, found.epoch, found.block_size) == (3, 3, 1, BLOCK)
     assert found.virtual_bytes == len(site.points[2]) and found.source == str(site.disk) and found.stored_bytes > 0
+
+
+def test_json_has_the_fields_of_a_replica_in_a_folder(site: Site, tmp_path: Path) -> None:
+    """Each with the same value, but for those that say what kind of replica it is."""
+    plain = Plain(tmp_path)
+    plain.url = str(tmp_path / "beside")
+    for number, data in enumerate(site.points):
+        write(plain, data)
+        plain.replicate(**({} if number else {"block_size": BLOCK}))
+    found, like = said("points", site), said("points", plain)
+    assert len(found["points"]) == len(like["points"]) == 3
+    for one, other in zip(found["points"], like["points"], strict=True):
+        assert list(one) == list(other)
+        assert {name for name in one if one[name] != other[name]} <= {"time", "history"}
+    one, other = said("info", site), said("info", plain)
+    assert list(one) == list(other)
+    differ = {name for name in one if one[name] != other[name]}
+    assert differ <= {"head", "time", "history", "replica_id", "stored_bytes"}
+
+
+def said(command: str, site: Site) -> dict[str, Any]:
+    from click.testing import CliRunner
+
+    from secondsite.orchestration.cli import secondsite
+
+    words = [command, site.url, "--json", *(["--state", str(site.state)] if site.state else [])]
+    done = CliRunner().invoke(secondsite, words, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return dict(json.loads(done.stdout))
 
 
 def test_every_point_restores_by_number_time_and_name(site: Site) -> None:

@@ -412,3 +412,27 @@ def test_with_a_key_no_plain_replica_passes(there: Site, tmp_path: Path) -> None
                 engine.restore(there.url(name), tmp_path / "out.raw", state=state)
             with pytest.raises(errors.Refused, match=told):
                 engine.replicate(source, there.url(name), state=state)
+
+
+def test_a_watch_that_was_told_that_it_is_a_log_keeps_its_connection(
+    there: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody says so on the command line: only the first cycle asks the agent."""
+    from secondsite.engine.remote import dial
+
+    state, source = there.host(allow="send,read"), disk(tmp_path)
+    engine.replicate(source, there.url(), history="log", state=state)
+    made: list[int] = []
+    connect = dial.connect
+    monkeypatch.setattr(dial, "connect", lambda *given, **more: made.append(1) or connect(*given, **more))
+    seen: list[int] = []
+
+    def observe(status: engine.Status) -> None:
+        if status.last is not None:
+            seen.append(len(made))
+            write(source, len(seen) * 256 * KIB, bytes([len(seen)]) * KIB)
+
+    with pytest.raises(errors.Cancelled):
+        engine.watch(source, there.url(), every=1, state=state, observe=observe, cancel=lambda: len(seen) >= 4)
+    assert seen[0] == 2 and seen[1:] == [3, 3, 3]
+    assert restored(tmp_path, there.url(), state) and engine.info(there.url(), state=state).generation == 4  # type: ignore[union-attr]

@@ -52,6 +52,7 @@ class Writing(threading.Thread):
         self.join(30)
 
 
+@pytest.mark.sweep(sample=2)
 def test_the_old_primary_is_refused_from_the_moment_it_is_taken_over(site):
     site.write()
     old = Writing(site)
@@ -70,6 +71,7 @@ def test_the_old_primary_is_refused_from_the_moment_it_is_taken_over(site):
     assert site.replicate(state=site.folder / "first", epoch=2).kind == "unchanged"  # failed back
 
 
+@pytest.mark.sweep(sample=1)
 def test_a_takeover_says_a_higher_epoch_and_must_be_allowed_to_write(site, tmp_path):
     fence = site.store.fence(HEAD, 60)
     other = tmp_path / "other.raw"
@@ -88,6 +90,7 @@ def test_a_takeover_says_a_higher_epoch_and_must_be_allowed_to_write(site, tmp_p
         fence.renew()
 
 
+@pytest.mark.sweep(sample=2)
 def test_an_epoch_is_raised_without_a_cycle(site):
     site.write()
     old = Writing(site)
@@ -100,6 +103,7 @@ def test_an_epoch_is_raised_without_a_cycle(site):
     assert site.replicate(epoch=5).kind == "delta"
 
 
+@pytest.mark.sweep(sample=1)
 def test_there_is_nothing_to_take_over(site, tmp_path):
     site.url += "-nothing"
     with pytest.raises(errors.Refused) as raised:
@@ -110,6 +114,7 @@ def test_there_is_nothing_to_take_over(site, tmp_path):
     assert not (tmp_path / "folder").exists()
 
 
+@pytest.mark.sweep(sample=1)
 def test_two_writers_of_one_host_are_told_apart(site):
     site.write()
     first = Writing(site)
@@ -120,7 +125,7 @@ def test_two_writers_of_one_host_are_told_apart(site):
     assert first.error is None and first.done.kind == "delta"
 
 
-@pytest.mark.sweep(sample=2)
+@pytest.mark.sweep(sample=1)
 def test_after_a_kill_the_same_host_goes_on_at_once_and_another_waits(site):
     site.write(9 * MIB)  # more than one segment
     words = ["replicate", site.disk, site.url, "--state", site.state, "--limit", "2M", "--tracker", "scan"]
@@ -140,6 +145,7 @@ def test_after_a_kill_the_same_host_goes_on_at_once_and_another_waits(site):
     assert site.restored() == bytes(site.data)
 
 
+@pytest.mark.sweep(sample=1)
 def test_an_attempt_after_one_that_took_over_goes_on(site, monkeypatch):
     """The first attempt ends behind the takeover."""
     from secondsite.engine.remote.sending.sender import Transfer
@@ -164,6 +170,7 @@ def put_back(site, head):
     site.store.put_if_absent(HEAD, head.data, head.metadata)
 
 
+@pytest.mark.sweep(sample=1)
 def test_a_head_that_was_put_back_is_told_by_who_had_gone_on(site):
     head = site.store.get(HEAD)
     site.cycle()
@@ -177,6 +184,7 @@ def test_a_head_that_was_put_back_is_told_by_who_had_gone_on(site):
     assert not site.replicate().warnings  # once
 
 
+@pytest.mark.sweep(sample=1)
 def test_an_epoch_that_went_back_is_refused(site):
     head = site.store.get(HEAD)
     site.write()
@@ -191,6 +199,7 @@ def test_an_epoch_that_went_back_is_refused(site):
     assert site.restored() == bytes(site.data)
 
 
+@pytest.mark.sweep(sample=2)
 def test_a_host_whose_cycle_was_killed_prunes_at_once(site):
     site.cycle()
     with of_host(site.state / "far", bytes.fromhex(engine.info(site.url).replica_id)) as holder:
@@ -202,6 +211,7 @@ def test_a_host_whose_cycle_was_killed_prunes_at_once(site):
     assert engine.prune_report(site.url, keep=1, state=site.state).points == 1
 
 
+@pytest.mark.sweep(sample=2)
 def test_a_takeover_that_failed_is_said_again(site, monkeypatch):
     """By the same host, in the same words; another one has to say a higher epoch."""
     from secondsite.engine.remote.sending.sender import Transfer
