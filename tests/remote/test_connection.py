@@ -273,3 +273,15 @@ def test_who_sends_while_the_connection_is_let_go_of_is_told_that_it_is_closed()
     wire.release()
     with far, pytest.raises(Closed):
         wire.send(b"x")
+
+
+def test_a_connection_that_was_let_go_of_keeps_no_memory_for_what_comes(both: tuple[Connection, Connection]) -> None:
+    """Errors with their tracebacks hold it until the collector of cycles comes by."""
+    client, server = both
+    with client.call("x", Word("much")) as call:
+        call.send(None, bytes(p.MAX_BODY))
+        there = server.accept(5)
+        assert there is not None and len(there.receive(5).body) == p.MAX_BODY and server._wire._buffers._made
+    client.join()
+    server.join()
+    assert not server._wire._buffers._made

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -183,7 +182,7 @@ class _Session:
     ) -> None:
         self.options, self.prune, self.call, self.replica = receiver.options, receiver.prune, call, replica
         self.ground, self.held = below, held
-        self._opened = partial(receiver.streams.open, call, receiver.peer, name, self._take)
+        self._streams, self._peer, self._name = receiver.streams, receiver.peer, name
         self.stopping, self.counts, self._began = receiver.stopping, receiver.counts, time.monotonic()
         self._taken_up, self._looked = len(held.offsets), time.monotonic()
 
@@ -192,7 +191,7 @@ class _Session:
         self._began = time.monotonic()
         self.counts.begun(self.held.taken)
         try:
-            with self._opened() as stream:
+            with self._streams.open(self.call, self._peer, self._name, self._take) as stream:
                 self._describe(stream)
                 said = self._frames(stream)
             self.held.flush()

@@ -170,3 +170,4 @@ class Wire:
         self.close()
         for sock in (self.sock, self._wake, self._waker):
             sock.close()
+        self._buffers = Buffers(0)  # megabytes, and who still holds this may do so for long
