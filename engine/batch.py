@@ -20,22 +20,28 @@ BATCH_BYTES = 8 * MIB
 # 512 KiB 0.79.
 SMALL_BATCH_BYTES = 1 * MIB
 _EXTRA_BLOCKS = 4096  # zero blocks take a place but no payload
+# A frame's header, and what its table has for a block: so much room is before the payload, and what an encoder wants
+# beside that behind it. Memory that is not touched costs nothing.
+_HEADER, _ENTRY, _PAGE = 64, 24, 4096
 
 
 class Batch:
     """Room for `room` bytes of data blocks of `block_size`, and some thousand blocks of zeros."""
 
-    __slots__ = ("block_size", "blocks", "count", "hashes", "lengths", "payload", "used")
+    __slots__ = ("_before", "_memory", "block_size", "blocks", "count", "hashes", "lengths", "payload", "used")
 
     def __init__(self, block_size: int, room: int = BATCH_BYTES) -> None:
         room = max(room // block_size, 1) * block_size
-        places = room // block_size + _EXTRA_BLOCKS
+        blocks = room // block_size
+        places = blocks + _EXTRA_BLOCKS
         self.block_size = block_size
         self.blocks = array("Q", bytes(8 * places))
         self.lengths = array("I", bytes(4 * places))
         self.hashes = bytearray(16 * places)
         # Anonymous memory: aligned, and committed only as far as it is used.
-        self.payload = memoryview(mmap.mmap(-1, room))
+        self._before = -(-(_HEADER + _ENTRY * blocks) // _PAGE) * _PAGE
+        self._memory = memoryview(mmap.mmap(-1, self._before + room + _HEADER * (2 * blocks + 2) + _PAGE))
+        self.payload = self._memory[self._before : self._before + room]
         self.count = 0
         self.used = 0
 
@@ -47,6 +53,17 @@ class Batch:
     def free(self) -> int:
         """How many more blocks fit, whatever they hold."""
         return min(len(self.blocks) - self.count, (len(self.payload) - self.used) // self.block_size)
+
+    def framed(self) -> memoryview:
+        """The payload with room for the header and table of one frame of all blocks right before it; what is behind it
+        too.
+        """
+        return self._memory[self._before - _HEADER - _ENTRY * self.count :]
+
+    @property
+    def solid(self) -> bool:
+        """Are all of its blocks data, and as many as have a place in front of the payload?"""
+        return (self.count - 1) * self.block_size < self.used and self.count * self.block_size <= len(self.payload)
 
     def add_zeros(self, blocks: array[int], start: int, end: int) -> None:
         """Append `blocks[start:end]` as blocks of zeros; there must be room."""

@@ -212,7 +212,8 @@ cdef class Encoder:
                         header.codec = self.codec
                         body += packed
                     else:
-                        memcpy(frame + body, &payload[taken], raw)
+                        if frame + body != &payload[taken]:  # a frame may be made around its payload
+                            memcpy(frame + body, &payload[taken], raw)
                         body += raw
                     taken += raw
                 header.last = blocks[end - 1]

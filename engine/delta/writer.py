@@ -10,6 +10,7 @@ from secondsite.engine import kernel
 from secondsite.engine.batch import Batch
 from secondsite.engine.delta import format as fmt
 from secondsite.engine.images.base import Image
+from secondsite.engine.units import MAX_BLOCKS
 
 
 class FrameBuffer:
@@ -17,20 +18,31 @@ class FrameBuffer:
 
     def __init__(self, codec: int, level: int, group: int = fmt.GROUP_BYTES) -> None:
         self.encoder = kernel.codec.Encoder(codec, level, group)
-        self.data = memoryview(bytearray())
+        self.data = self._own = memoryview(bytearray())
         self.table: array[int] = array("Q")
         self.used = self.frames = 0
 
     def encode(self, batch: Batch, tag: int) -> None:
-        """Frame a batch; the result stays here until the next one."""
-        need = self.encoder.bound(batch.count, batch.used, batch.block_size)
-        if len(self.data) < need:
-            self.data = memoryview(bytearray(need))
+        """Frame a batch; the result stays until the next one, or until the batch is filled again."""
+        self.data = batch.framed() if self._is_one_frame(batch) else self._room(batch)
         if len(self.table) < 3 * (2 * batch.count + 2):
             self.table = array("Q", bytes(24 * (2 * batch.count + 2)))
         self.used, self.frames = self.encoder.encode(
             batch.blocks, batch.lengths, batch.hashes, batch.count, batch.payload, tag, self.data, self.table
         )
+
+
+    def _is_one_frame(self, batch: Batch) -> bool:
+        """And not packed: then it is made around the payload, which stays where it is."""
+        encoder = self.encoder
+        plain = encoder.codec == fmt.NONE and 0 < batch.used <= encoder.group_bytes and batch.solid
+        return plain and kernel.entries.ascending(batch.blocks, batch.count, MAX_BLOCKS)
+
+    def _room(self, batch: Batch) -> memoryview:
+        need = self.encoder.bound(batch.count, batch.used, batch.block_size)
+        if len(self._own) < need:
+            self._own = memoryview(bytearray(need))
+        return self._own
 
 
 class DeltaWriter:

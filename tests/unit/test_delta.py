@@ -47,6 +47,59 @@ def append(writer: DeltaWriter, data: bytes, blocks: list[int], codec: tuple[int
     writer.append(buffer)
 
 
+def filled(contents: list[bytes], blocks: list[int] | None = None) -> Batch:
+    """A batch with room for all of them; what has no length is zeros."""
+    batch = Batch(BLOCK, max(len(contents), 1) * BLOCK)
+    for block, content in zip(blocks or range(len(contents)), contents, strict=True):
+        batch.blocks[batch.count], batch.lengths[batch.count] = block, len(content)
+        batch.payload[batch.used : batch.used + len(content)] = content
+        batch.count, batch.used = batch.count + 1, batch.used + len(content)
+    batch.hashes[: 16 * batch.count] = batch.rehash(SEED)
+    return batch
+
+
+def framed_apart(batch: Batch, codec: tuple[int, int], group: int) -> bytes:
+    """Its frames by the encoder alone, into memory that is not the batch's."""
+    encoder = kernel.codec.Encoder(*codec, group)
+    out = bytearray(encoder.bound(batch.count, batch.used, BLOCK))
+    made, _ = encoder.encode(
+        batch.blocks, batch.lengths, batch.hashes, batch.count, batch.payload, 7, out,
+        array("Q", bytes(24 * (2 * batch.count + 2))),
+    )  # fmt: skip
+    return bytes(out[:made])
+
+
+WHOLE, SHORT = random.Random(3).randbytes(BLOCK), b"the last block is short"
+
+
+@pytest.mark.parametrize(
+    ("contents", "blocks", "codec", "group", "around"),
+    [
+        ([WHOLE] * 8, None, (fmt.NONE, 0), 8 * BLOCK, True),
+        ([WHOLE], [(1 << 34) - 1], (fmt.NONE, 0), BLOCK, True),
+        ([*[WHOLE] * 7, SHORT], [1, 2, 3, 5, 8, 13, 21, 34], (fmt.NONE, 0), 8 * BLOCK, True),
+        ([SHORT], None, (fmt.NONE, 0), 8 * BLOCK, True),
+        ([WHOLE] * 8, None, (fmt.NONE, 0), 4 * BLOCK, False),  # two frames
+        ([WHOLE] * 8, [0, 1, 2, 3, 2, 3, 4, 5], (fmt.NONE, 0), 8 * BLOCK, False),  # that do not ascend
+        ([*[WHOLE] * 3, b"", *[WHOLE] * 4], None, (fmt.NONE, 0), 8 * BLOCK, False),  # zeros between
+        ([*[WHOLE] * 7, b""], None, (fmt.NONE, 0), 8 * BLOCK, False),
+        ([b"", SHORT], None, (fmt.NONE, 0), 8 * BLOCK, False),
+        ([b""] * 8, None, (fmt.NONE, 0), 8 * BLOCK, False),
+        ([], None, (fmt.NONE, 0), 8 * BLOCK, False),
+        ([WHOLE] * 8, None, (fmt.LZ4, 1), 8 * BLOCK, False),
+    ],
+)  # fmt: skip
+def test_one_frame_that_is_not_packed_is_made_around_its_payload(
+    contents: list[bytes], blocks: list[int] | None, codec: tuple[int, int], group: int, around: bool
+) -> None:
+    batch, buffer = filled(contents, blocks), FrameBuffer(*codec, group)
+    expected, payload = framed_apart(batch, codec, group), bytes(batch.payload)
+    buffer.encode(batch, 7)
+    assert bytes(buffer.data[: buffer.used]) == expected
+    assert bytes(batch.payload) == payload
+    assert (buffer.data.obj is batch.payload.obj) == around
+
+
 def delta(
     base: bytes, target: bytes, base_generation: int, target_generation: int, *, codec: tuple[int, int] = (1, 1),
     chance: random.Random | None = None, seals: tuple[bytes, bytes] | None = None,
