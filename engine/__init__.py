@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from secondsite.engine.conversion import convert
     from secondsite.engine.deletion import delete_replica
     from secondsite.engine.errors import Error
+    from secondsite.engine.exporter import serve_figures
+    from secondsite.engine.figures import Family
     from secondsite.engine.following import standby
     from secondsite.engine.forgetting import stop_following
     from secondsite.engine.hrl.export import export_hrl
@@ -116,7 +118,9 @@ _HOME = {
     "standby": "following",
     "restore": "restoration",
     "Serving": "serving",
+    "Family": "figures",
     "serve": "serving",
+    "serve_figures": "exporter",
     "Adopted": "results",
     "adopt": "adoption",
     "export_seed": "seedexport",
@@ -158,16 +162,16 @@ _HOME = {
 }
 
 __all__ = [
-    "Adopted", "AgentAt", "Converted", "Disk", "Error", "Extent", "Finding", "Followed", "HostIdentity", "Image",
-    "ImageInfo", "Key", "KeyInfo", "Link", "MapExtent", "Materialized", "PairedHost", "PointInfo", "Progress",
-    "Pruned", "Qemu", "RawImage", "ReplicaInfo", "Replicated", "Restored", "SeedExported", "SeedImported",
-    "Serving", "Status", "StoreChecked", "Tracking", "Verified", "add_key", "adopt", "agent", "cancel_resync",
-    "check_image", "check_store", "convert", "create_vhdx", "delete_replica", "export_hrl", "export_seed",
-    "host_identity", "image_map", "import_seed", "info", "init_identity", "materialize", "new_key_file",
-    "open_image", "open_point", "pair", "peers", "points", "prune", "prune_report", "raise_epoch",
+    "Adopted", "AgentAt", "Converted", "Disk", "Error", "Extent", "Family", "Finding", "Followed", "HostIdentity",
+    "Image", "ImageInfo", "Key", "KeyInfo", "Link", "MapExtent", "Materialized", "PairedHost", "PointInfo",
+    "Progress", "Pruned", "Qemu", "RawImage", "ReplicaInfo", "Replicated", "Restored", "SeedExported",
+    "SeedImported", "Serving", "Status", "StoreChecked", "Tracking", "Verified", "add_key", "adopt", "agent",
+    "cancel_resync", "check_image", "check_store", "convert", "create_vhdx", "delete_replica", "export_hrl",
+    "export_seed", "host_identity", "image_map", "import_seed", "info", "init_identity", "materialize",
+    "new_key_file", "open_image", "open_point", "pair", "peers", "points", "prune", "prune_report", "raise_epoch",
     "registration_key", "remove_key", "renew_identity", "replica_keys", "replicate", "replicate_logs",
-    "replicate_together", "restore", "revoke", "serve", "standby", "stop_following", "track", "tracking_status",
-    "using_key", "verify", "watch",
+    "replicate_together", "restore", "revoke", "serve", "serve_figures", "standby", "stop_following", "track",
+    "tracking_status", "using_key", "verify", "watch",
 ]  # fmt: skip
 
 

@@ -94,3 +94,8 @@ class Server:
 
 def _address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def serve_figures(where: tuple[str, int], families: Callable[[], Iterable[Family]]) -> Server:
+    """Tell Prometheus what `families` returns, asked anew each time. Close it after use. Raises Unreachable."""
+    return Server(*where, lambda: text(families()))

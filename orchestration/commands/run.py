@@ -57,13 +57,13 @@ def command(parallel: int, metrics: str | None, vault: str | None, state: str | 
 
 def _metrics(where: tuple[str, int], database: Any, orchestrator: Any) -> Any:
     """A server of figures, closed behind the block."""
-    from secondsite.engine import exporter
+    from secondsite import engine
     from secondsite.orchestration.protection import metrics, report
 
-    def figures() -> str:
-        return exporter.text(metrics.families(report.rows(database, time.time()), orchestrator.lags))
+    def families() -> Any:
+        return metrics.families(report.rows(database, time.time()), orchestrator.lags)
 
-    return closing(exporter.Server(*where, figures))
+    return closing(engine.serve_figures(where, families))
 
 
 def _run(orchestrator: Any, failed: list[BaseException]) -> None:

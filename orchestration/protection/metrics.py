@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from secondsite.engine.figures import Family
+from secondsite.engine import Family
 from secondsite.orchestration.protection.orchestrator import Lags
 from secondsite.orchestration.protection.report import Row
 
