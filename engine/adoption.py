@@ -22,7 +22,7 @@ from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.identity import ADOPTED, Identity
 from secondsite.engine.replica.point import Point, format_time
 from secondsite.engine.replication import utc_now
-from secondsite.engine.results import Adopted
+from secondsite.engine.results.seeds import Adopted
 from secondsite.engine.seedimport import holding
 from secondsite.engine.seeding.waiting import Waiting
 from secondsite.engine.source import Source

@@ -14,7 +14,7 @@ from secondsite.engine.images import Image, ShortImage, open_image
 from secondsite.engine.images.raw import real_path
 from secondsite.engine.progress import Monitor, Progress
 from secondsite.engine.replica.container import check_size, create_container
-from secondsite.engine.results import Converted
+from secondsite.engine.results.outputs import Converted
 from secondsite.engine.source import Source
 from secondsite.engine.units import KIB, MIB
 from secondsite.engine.workers import default_workers

@@ -23,7 +23,7 @@ from secondsite.engine.materialization import check_pages, size_warning, written
 from secondsite.engine.progress import Monitor
 from secondsite.engine.remote.home import Home
 from secondsite.engine.replica.point import Point, none_yet
-from secondsite.engine.results import Materialized
+from secondsite.engine.results.outputs import Materialized
 from secondsite.engine.store import diskstate
 from secondsite.engine.store.again import Again
 from secondsite.engine.store.base import Exists, Fence, Fenced

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from secondsite.engine import errors
 from secondsite.engine.materialization import WORKERS
 from secondsite.engine.progress import Monitor, Progress
-from secondsite.engine.results import Followed, Materialized
+from secondsite.engine.results.outputs import Followed, Materialized
 from secondsite.engine.store.again import Again
 from secondsite.engine.store.base import Fenced
 from secondsite.engine.store.opening import open_page_blob

@@ -15,7 +15,7 @@ from secondsite.engine.replica import chain, comparison
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.identity import Identity
 from secondsite.engine.replica.point import Point
-from secondsite.engine.results import Finding, ImageInfo, MapExtent, PointInfo, ReplicaInfo
+from secondsite.engine.results.listed import Finding, ImageInfo, MapExtent, PointInfo, ReplicaInfo
 from secondsite.engine.seeding.waiting import Waiting
 from secondsite.engine.source import place
 from secondsite.engine.store.key import refuse_plain

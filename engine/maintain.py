@@ -14,7 +14,7 @@ from secondsite.engine.remote import reach, url
 from secondsite.engine.replica import prune as pruning
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.view import PointView
-from secondsite.engine.results import Pruned
+from secondsite.engine.results.cycle import Pruned
 from secondsite.engine.store.key import refuse_plain
 from secondsite.engine.store.place import finding_logs, is_place
 

@@ -17,7 +17,7 @@ from secondsite.engine import errors
 from secondsite.engine.chosen import Chosen, choose, map_of
 from secondsite.engine.progress import Monitor, Progress
 from secondsite.engine.replica.point import Point
-from secondsite.engine.results import Materialized
+from secondsite.engine.results.outputs import Materialized
 from secondsite.engine.store.again import Again
 from secondsite.engine.store.base import Exists
 from secondsite.engine.store.diskstate import WHOLE, WRITING, others, refused, said, words

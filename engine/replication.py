@@ -25,7 +25,7 @@ from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.identity import Identity
 from secondsite.engine.replica.layout import Layout
 from secondsite.engine.replica.point import format_time
-from secondsite.engine.results import Replicated
+from secondsite.engine.results.cycle import Replicated
 from secondsite.engine.seeding.settle import settle
 from secondsite.engine.store.key import refuse_plain
 from secondsite.engine.store.place import becomes_log, finding_logs, noting

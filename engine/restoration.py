@@ -25,7 +25,7 @@ from secondsite.engine.replica.container import check_size, create_container, op
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.point import Point
 from secondsite.engine.replica.view import PointView, base_map, point_map
-from secondsite.engine.results import Restored
+from secondsite.engine.results.outputs import Restored
 from secondsite.engine.store.place import finding_logs, is_place
 from secondsite.engine.units import larger_disk
 from secondsite.engine.workers import default_workers

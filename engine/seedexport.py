@@ -31,7 +31,7 @@ from secondsite.engine.remote.sending.standin import Far
 from secondsite.engine.replica.identity import Identity
 from secondsite.engine.replica.point import Point, data_time, format_time
 from secondsite.engine.replication import utc_now
-from secondsite.engine.results import SeedExported
+from secondsite.engine.results.seeds import SeedExported
 from secondsite.engine.seeding.medium import GENERATION, Medium, Seed
 from secondsite.engine.seeding.parts import Parts
 from secondsite.engine.source import Source

@@ -20,7 +20,7 @@ from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.mend import Mending
 from secondsite.engine.replica.point import Point
 from secondsite.engine.replication import utc_now
-from secondsite.engine.results import SeedImported
+from secondsite.engine.results.seeds import SeedImported
 from secondsite.engine.seeding.medium import Medium, Seed
 from secondsite.engine.seeding.settle import settle
 from secondsite.engine.seeding.waiting import Waiting

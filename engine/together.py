@@ -11,7 +11,7 @@ from typing import Any
 from secondsite.engine import errors
 from secondsite.engine.progress import Progress
 from secondsite.engine.replication import replicate, utc_now
-from secondsite.engine.results import Replicated
+from secondsite.engine.results.cycle import Replicated
 from secondsite.engine.trackers.together import Apart, Instant, Party
 
 # Disks that are written while they are cut are cut again so often, as a single one is.

@@ -20,7 +20,7 @@ from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.point import Point
 from secondsite.engine.replica.recovery import store_frame
 from secondsite.engine.replica.view import PointView, base_map, point_map
-from secondsite.engine.results import Verified
+from secondsite.engine.results.proof import Verified
 from secondsite.engine.store.place import finding_logs, is_place
 from secondsite.engine.workers import default_workers
 

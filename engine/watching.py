@@ -23,7 +23,7 @@ from secondsite.engine.progress import Progress
 from secondsite.engine.remote import url
 from secondsite.engine.replica.point import format_time, parse_time
 from secondsite.engine.replication import replicate, utc_now
-from secondsite.engine.results import Replicated
+from secondsite.engine.results.cycle import Replicated
 from secondsite.engine.store.place import becomes_log
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from secondsite.engine.files import Files, LocalFiles
 from secondsite.engine.progress import Progress
 from secondsite.engine.remote import url
-from secondsite.engine.results import Pruned, Verified
+from secondsite.engine.results.cycle import Pruned
+from secondsite.engine.results.proof import Verified
 from secondsite.engine.scan import Range
 from secondsite.engine.store import key
 from secondsite.engine.store.place import noting

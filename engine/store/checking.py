@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from secondsite.engine import errors
-from secondsite.engine.results import StoreChecked
+from secondsite.engine.results.listed import StoreChecked
 from secondsite.engine.store import account, place
 from secondsite.engine.store.again import Again
 from secondsite.engine.store.base import Absent, Denied, Rejected, Store

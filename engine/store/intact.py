@@ -13,7 +13,7 @@ from itertools import islice
 from secondsite.engine import errors
 from secondsite.engine.progress import Monitor
 from secondsite.engine.replica import record
-from secondsite.engine.results import Verified
+from secondsite.engine.results.proof import Verified
 from secondsite.engine.store import keyring, sealing
 from secondsite.engine.store.again import Again
 from secondsite.engine.store.base import Absent, Entry, Store

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from secondsite.engine import errors
-from secondsite.engine.results import KeyInfo
+from secondsite.engine.results.listed import KeyInfo
 from secondsite.engine.store import key as keys
 from secondsite.engine.store import keyring
 from secondsite.engine.store.base import Store

@@ -18,7 +18,7 @@ from hosting import Site, site, soon
 
 from secondsite import engine
 from secondsite.engine import errors
-from secondsite.engine.results import Replicated
+from secondsite.engine.results.cycle import Replicated
 from secondsite.engine.units import KIB, MIB
 
 pytestmark = [pytest.mark.needs("root", "mount"), pytest.mark.timeout(120)]

@@ -11,7 +11,7 @@ from secondsite.engine.remote import questions as q
 from secondsite.engine.remote.agent import stored
 from secondsite.engine.remote.agent.request import Request
 from secondsite.engine.remote.link.calls import Call
-from secondsite.engine.results import Verified
+from secondsite.engine.results.proof import Verified
 from secondsite.engine.store.place import is_log
 
 

@@ -14,7 +14,7 @@ from secondsite.engine.remote.home import Home
 from secondsite.engine.remote.sending.sender import Sending
 from secondsite.engine.remote.sending.standin import Far
 from secondsite.engine.remote.sending.tally import Sent
-from secondsite.engine.results import Replicated
+from secondsite.engine.results.cycle import Replicated
 from secondsite.engine.source import Source
 from secondsite.engine.trackers import choose
 from secondsite.engine.trackers.base import Tracker

@@ -26,7 +26,7 @@ from secondsite.engine.remote.sending.mapcache import MapCache
 from secondsite.engine.remote.sending.sender import Sender, Sending
 from secondsite.engine.remote.sending.tally import Sent
 from secondsite.engine.remote.trust import expiry
-from secondsite.engine.results import Replicated
+from secondsite.engine.results.cycle import Replicated
 from secondsite.engine.source import Given
 from secondsite.engine.trackers import choose
 from secondsite.engine.work import Options

@@ -23,7 +23,10 @@ from secondsite.engine.remote.sending.mapcache import MapCache
 from secondsite.engine.remote.sending.outbound import Link
 from secondsite.engine.remote.sending.sender import Sending, Transfer
 from secondsite.engine.replica.container import open_existing
-from secondsite.engine.results import PointInfo, Pruned, ReplicaInfo, Replicated, Restored, Verified
+from secondsite.engine.results.cycle import Pruned, Replicated
+from secondsite.engine.results.listed import PointInfo, ReplicaInfo
+from secondsite.engine.results.outputs import Restored
+from secondsite.engine.results.proof import Verified
 from secondsite.engine.scan import Range
 from secondsite.engine.source import Given
 from secondsite.engine.store import place
