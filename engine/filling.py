@@ -39,10 +39,10 @@ class Filling:
             have.close()
             raise
 
-    def rewrite(self, image: Image, temporary: Image) -> int:
+    def rewrite(self, image: Image, temporary: Callable[[], Image]) -> int:
         """Make an existing image equal to the point, and durable; the bytes written."""
         image.fit(self.want.image_size)
-        with self.compare(image, temporary) as have:
+        with self.compare(image, temporary()) as have:
             written = self.copy(have, image)
         image.flush()
         return written

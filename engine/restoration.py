@@ -165,7 +165,7 @@ class _Job:
             open_existing(self.files, target, format, allow) as image,
         ):
             with self._filling(want) as filling:
-                written = filling.rewrite(image, self.files.temporary(target))
+                written = filling.rewrite(image, lambda: self.files.temporary(target))
             done = _Done("in-place", written, image.size)
         # A device has the size that it has.
         if not (isinstance(image, RawImage) and image.device):

@@ -74,7 +74,7 @@ class Neighbours:
         try:
             if self.files.exists(path):
                 return path
-        except (OSError, ValueError):  # a name that no file can have: too long, or not of this system's letters
+        except (errors.Unreachable, OSError, ValueError):  # no file's name: too long, or of other letters
             return None
         folder, name = os.path.split(path)
         alike = [entry for entry in self.files.listdir(folder or os.curdir) if entry.casefold() == name.casefold()]

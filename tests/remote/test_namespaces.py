@@ -53,9 +53,9 @@ class Counted(Sent):
 
     lost: list[int] = field(default_factory=list)
 
-    def resumed(self, spooled: int) -> None:
+    def resumed(self, spooled: int, generation: int = 0) -> None:
         before, first = self.again, not self.attempts
-        super().resumed(spooled)
+        super().resumed(spooled, generation)
         if not first:
             self.lost.append(self.again - before)
 

@@ -256,7 +256,7 @@ def restore_in_place(
             open_existing(files, target, format, allow) as image,
         ):
             filling = Filling(point, want, point.identity.seed, workers=workers, monitor=monitor)
-            written = filling.rewrite(image, files.temporary(target))
+            written = filling.rewrite(image, lambda: files.temporary(target))
             size, device = image.size, isinstance(image, RawImage) and image.device
         warnings = opened.warnings
         if size > point.size and not device:
