@@ -100,7 +100,8 @@ def run(place: Place, scenario: Scenario, fault: Fault, chosen: Iterable[int] | 
             continue
         done += 1
         label = f"{scenario.name}, {fault.name} at call {n} {faults.log[n - 1]}, ended by {ended!r}"
-        assert open_files() == opened, f"{label}: files were left open"
+        still = open_files()  # fewer are what an earlier test left, and was let go of just now
+        assert still <= opened, f"{label}: files were left open, {still} of {opened}"
         judge(place, scenario, fault, files, ended, label)
     return done
 

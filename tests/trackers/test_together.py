@@ -171,9 +171,11 @@ class _Lie(Cut):
     def changed(self) -> Sequence[tuple[int, int]] | None:
         return [] if self.known else None
 
-    def acknowledge(self, have: Have) -> None: ...
+    def acknowledge(self, have: Have) -> None:
+        self.known = True
 
-    def give_back(self) -> None: ...
+    def give_back(self) -> None:
+        return None
 
 
 def test_a_tracker_that_lies_is_unmasked_and_all_are_cut_again(paths: list[Path]) -> None:
