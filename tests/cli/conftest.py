@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,27 @@ sys.path.insert(0, str(Path(__file__).parent))
 import clikit
 
 from secondsite import engine
+
+
+@pytest.fixture(scope="session")
+def azure() -> Iterator[Any]:
+    """The emulator of Azure's storage, with an empty container `backup`."""
+    from azure.storage.blob import ContainerClient
+    from azurite.emulator import running
+
+    with running() as made:
+        client = ContainerClient.from_connection_string(made.connection_string, "backup", api_version="2026-06-06")
+        client.create_container()
+        yield made
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """The URL of a server that speaks S3, with a bucket `bucket`."""
+    from store.storekit import s3_server
+
+    with s3_server() as url:
+        yield url
 
 
 @pytest.fixture

@@ -8,30 +8,12 @@ import re
 from pathlib import Path
 
 import pytest
-from azurite.emulator import running
 from clikit import program
-from store.storekit import s3_server, s3_store
+from store.storekit import s3_store
 
 MIB = 1 << 20
 WORDS = "correct horse battery staple"
 numbers = itertools.count(1)
-
-
-@pytest.fixture(scope="module")
-def azure():
-    from azure.storage.blob import ContainerClient
-
-    with running() as made:
-        ContainerClient.from_connection_string(
-            made.connection_string, "backup", api_version="2026-06-06"
-        ).create_container()
-        yield made
-
-
-@pytest.fixture(scope="module")
-def s3():
-    with s3_server() as url:
-        yield url
 
 
 @pytest.fixture

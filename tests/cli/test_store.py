@@ -6,41 +6,23 @@ import itertools
 import os
 
 import pytest
-from azurite.emulator import KEY, running
+from azurite.emulator import KEY
 from clikit import program
 from store.httpproxy import Trouble, listed, proxied
-from store.storekit import s3_server
 
 pytestmark = pytest.mark.needs("azurite")
 MIB = 1 << 20
 numbers = itertools.count(1)
 
 
-@pytest.fixture(scope="module")
-def emulator():
-    from azure.storage.blob import ContainerClient
-
-    with running() as made:
-        ContainerClient.from_connection_string(
-            made.connection_string, "backup", api_version="2026-06-06"
-        ).create_container()
-        yield made
-
-
-@pytest.fixture(scope="module")
-def moto():
-    with s3_server() as url:
-        yield url
-
-
 @pytest.fixture
-def place(emulator, monkeypatch, tmp_path) -> str:
+def place(azure, monkeypatch, tmp_path) -> str:
     for name in list(os.environ):
         if name.startswith(("AZURE_", "AWS_", "SECONDSITE_STORES")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", emulator.connection_string)
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", azure.connection_string)
     return f"azure://backup/t{next(numbers)}"
 
 
@@ -104,10 +86,10 @@ def test_commands_that_are_not_for_it_yet_say_so(shell, place, disk, command, mo
 
 
 @pytest.mark.parametrize("trouble", ["key", "container", "none", "url"])
-def test_what_does_not_open_is_one_line_without_a_secret(shell, place, disk, trouble, monkeypatch, emulator):
+def test_what_does_not_open_is_one_line_without_a_secret(shell, place, disk, trouble, monkeypatch, azure):
     expected, wrong = 3, "B" * 86 + "=="
     if trouble == "key":
-        monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", emulator.connection_string.replace(KEY, wrong))
+        monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", azure.connection_string.replace(KEY, wrong))
     elif trouble == "none":
         monkeypatch.delenv("AZURE_STORAGE_CONNECTION_STRING")
     elif trouble == "container":
@@ -121,9 +103,9 @@ def test_what_does_not_open_is_one_line_without_a_secret(shell, place, disk, tro
     assert said in done.complaint
 
 
-def test_the_program_shows_no_secret_where_it_is_to_show_more(place, emulator):
+def test_the_program_shows_no_secret_where_it_is_to_show_more(place, azure):
     """With SECONDSITE_DEBUG=1."""
-    text = emulator.connection_string.replace(KEY, "B" * 86 + "==")
+    text = azure.connection_string.replace(KEY, "B" * 86 + "==")
     env = {**os.environ, "AZURE_STORAGE_CONNECTION_STRING": text, "SECONDSITE_DEBUG": "1"}
     for url, status in ((place, 3), (place + "?sig=SECRET", 2)):
         done = program("points", url, env=env)
@@ -131,11 +113,11 @@ def test_the_program_shows_no_secret_where_it_is_to_show_more(place, emulator):
         assert done.status == status and "SECRET" not in out and "BBBB" not in out and KEY not in out, done
 
 
-def test_a_call_that_is_made_again_is_told_at_once(place, disk, emulator, shell, monkeypatch):
+def test_a_call_that_is_made_again_is_told_at_once(place, disk, azure, shell, monkeypatch):
     shell.ok("replicate", disk, place)
     troubles = [None, Trouble("busy", methods=("GET",)), Trouble("half", methods=("GET",))]
-    with proxied(emulator.port, listed(*troubles)) as proxy:
-        text = emulator.connection_string.replace(f":{emulator.port}/", f":{proxy.port}/")
+    with proxied(azure.port, listed(*troubles)) as proxy:
+        text = azure.connection_string.replace(f":{azure.port}/", f":{proxy.port}/")
         done = program("verify", place, env={**os.environ, "AZURE_STORAGE_CONNECTION_STRING": text})
     lines = done.err.splitlines()
     assert done.status == 0 and done.out.startswith("ok: point 1"), done
@@ -144,9 +126,9 @@ def test_a_call_that_is_made_again_is_told_at_once(place, disk, emulator, shell,
 
 
 @pytest.mark.parametrize("how", ["environment", "file"])
-def test_a_store_that_speaks_s3(shell, place, disk, tmp_path, moto, monkeypatch, how):
+def test_a_store_that_speaks_s3(shell, place, disk, tmp_path, s3, monkeypatch, how):
     if how == "environment":
-        monkeypatch.setenv("AWS_ENDPOINT_URL", moto)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
         monkeypatch.setenv("AWS_REGION", "us-east-1")
@@ -154,7 +136,7 @@ def test_a_store_that_speaks_s3(shell, place, disk, tmp_path, moto, monkeypatch,
         file = tmp_path / "config" / "secondsite" / "stores.toml"
         file.parent.mkdir(parents=True)
         keys = 'access_key_id = "test"\nsecret_access_key = "test"\nregion = "us-east-1"\n'
-        file.write_text(f'[s3.bucket]\nendpoint = "{moto}"\n{keys}')
+        file.write_text(f'[s3.bucket]\nendpoint = "{s3}"\n{keys}')
         file.chmod(0o600)
     url = f"s3://bucket/{how}"
     shell.ok("replicate", disk, url)
@@ -164,11 +146,11 @@ def test_a_store_that_speaks_s3(shell, place, disk, tmp_path, moto, monkeypatch,
     assert shell("points", url.replace("bucket", "nowhere")).status == 3
 
 
-def test_who_comes_while_somebody_writes_is_told_so(shell, place, disk, emulator):
+def test_who_comes_while_somebody_writes_is_told_so(shell, place, disk, azure):
     from azure.storage.blob import BlobLeaseClient, ContainerClient
 
     shell.ok("replicate", disk, place)
-    client = ContainerClient.from_connection_string(emulator.connection_string, "backup", api_version="2026-06-06")
+    client = ContainerClient.from_connection_string(azure.connection_string, "backup", api_version="2026-06-06")
     held = BlobLeaseClient(client.get_blob_client(f"{place.rpartition('/')[2]}/head.json"))
     held.acquire(lease_duration=15)
     done = shell("replicate", disk, place)
