@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from secondsite.engine.adoption import adopt
     from secondsite.engine.conversion import convert
     from secondsite.engine.deletion import delete_replica
+    from secondsite.engine.diskdeletion import delete_disk, disk_in_use
     from secondsite.engine.errors import Error
     from secondsite.engine.exporter import serve_figures
     from secondsite.engine.figures import Family
@@ -32,8 +33,13 @@ if TYPE_CHECKING:
     from secondsite.engine.inspection import check_image, image_map, info, points
     from secondsite.engine.maintain import cancel_resync, open_point, prune, prune_report, raise_epoch
     from secondsite.engine.materialization import materialize
+    from secondsite.engine.notes import read_note, write_note
+    from secondsite.engine.overlays import create_overlay, overlays_of, release_overlay, remove_overlay
+    from secondsite.engine.placing import place, place_commit, place_undo
     from secondsite.engine.progress import Progress
+    from secondsite.engine.qemu.agent import Freeze, GuestAgent, guest_frozen, thaw_guest
     from secondsite.engine.qemu.machine import Qemu
+    from secondsite.engine.qemu.qmp import Monitor
     from secondsite.engine.remote.hosts import (
         AgentAt,
         HostIdentity,
@@ -48,6 +54,7 @@ if TYPE_CHECKING:
         revoke,
     )
     from secondsite.engine.remote.sending.outbound import Link
+    from secondsite.engine.replica.claims import Claim
     from secondsite.engine.replication import replicate, replicate_logs
     from secondsite.engine.restoration import restore
     from secondsite.engine.results.cycle import Pruned, Replicated
@@ -60,16 +67,17 @@ if TYPE_CHECKING:
         ReplicaInfo,
         StoreChecked,
     )
-    from secondsite.engine.results.outputs import Converted, Followed, Materialized, Restored
+    from secondsite.engine.results.outputs import Converted, Followed, Materialized, Overlaid, Placed, Restored
     from secondsite.engine.results.proof import Verified
     from secondsite.engine.results.seeds import Adopted, SeedExported, SeedImported
+    from secondsite.engine.room import room_to_adopt, room_to_place, room_to_run
     from secondsite.engine.seedexport import export_seed
     from secondsite.engine.seedimport import import_seed
     from secondsite.engine.serving import Serving, serve
     from secondsite.engine.store.checking import check_store
-    from secondsite.engine.store.key import Key, new_key_file, using_key
+    from secondsite.engine.store.key import Key, current_key, new_key_file, using_key
     from secondsite.engine.store.keycalls import add_key, remove_key, replica_keys
-    from secondsite.engine.together import Disk, replicate_together
+    from secondsite.engine.together import Disk, export_seeds_together, replicate_together
     from secondsite.engine.tracked.service import Tracking, track
     from secondsite.engine.trackers.served import tracking_status
     from secondsite.engine.verification import verify
@@ -77,6 +85,8 @@ if TYPE_CHECKING:
 
 _HOME = {
     "delete_replica": "deletion",
+    "delete_disk": "diskdeletion",
+    "disk_in_use": "diskdeletion",
     "Error": "errors",
     "Extent": "images",
     "Image": "images",
@@ -90,7 +100,24 @@ _HOME = {
     "prune": "maintain",
     "prune_report": "maintain",
     "raise_epoch": "maintain",
+    "read_note": "notes",
+    "write_note": "notes",
+    "create_overlay": "overlays",
+    "overlays_of": "overlays",
+    "release_overlay": "overlays",
+    "remove_overlay": "overlays",
+    "Overlaid": "results.outputs",
+    "Claim": "replica.claims",
+    "place": "placing",
+    "place_commit": "placing",
+    "place_undo": "placing",
+    "Placed": "results.outputs",
     "Progress": "progress",
+    "GuestAgent": "qemu.agent",
+    "Monitor": "qemu.qmp",
+    "Freeze": "qemu.agent",
+    "guest_frozen": "qemu.agent",
+    "thaw_guest": "qemu.agent",
     "Qemu": "qemu.machine",
     "export_hrl": "hrl.export",
     "AgentAt": "remote.hosts",
@@ -111,6 +138,9 @@ _HOME = {
     "materialize": "materialization",
     "standby": "following",
     "restore": "restoration",
+    "room_to_adopt": "room",
+    "room_to_place": "room",
+    "room_to_run": "room",
     "Serving": "serving",
     "Family": "figures",
     "serve": "serving",
@@ -139,6 +169,7 @@ _HOME = {
     "Verified": "results.proof",
     "Key": "store.key",
     "KeyInfo": "results.listed",
+    "current_key": "store.key",
     "new_key_file": "store.key",
     "using_key": "store.key",
     "add_key": "store.keycalls",
@@ -151,21 +182,25 @@ _HOME = {
     "verify": "verification",
     "Disk": "together",
     "replicate_together": "together",
+    "export_seeds_together": "together",
     "Status": "watching",
     "watch": "watching",
 }
 
 __all__ = [
-    "Adopted", "AgentAt", "Converted", "Disk", "Error", "Extent", "Family", "Finding", "Followed", "HostIdentity",
-    "Image", "ImageInfo", "Key", "KeyInfo", "Link", "MapExtent", "Materialized", "PairedHost", "PointInfo",
-    "Progress", "Pruned", "Qemu", "RawImage", "ReplicaInfo", "Replicated", "Restored", "SeedExported",
-    "SeedImported", "Serving", "Status", "StoreChecked", "Tracking", "Verified", "add_key", "adopt", "agent",
-    "cancel_resync", "check_image", "check_store", "convert", "create_vhdx", "delete_replica", "export_hrl",
-    "export_seed", "host_identity", "image_map", "import_seed", "info", "init_identity", "materialize",
-    "new_key_file", "open_image", "open_point", "pair", "peers", "points", "prune", "prune_report", "raise_epoch",
-    "registration_key", "remove_key", "renew_identity", "replica_keys", "replicate", "replicate_logs",
-    "replicate_together", "restore", "revoke", "serve", "serve_figures", "standby", "stop_following", "track",
-    "tracking_status", "using_key", "verify", "watch",
+    "Adopted", "AgentAt", "Claim", "Converted", "Disk", "Error", "Extent", "Family", "Finding", "Followed", "Freeze",
+    "GuestAgent", "HostIdentity", "Image", "ImageInfo", "Key", "KeyInfo", "Link", "MapExtent", "Materialized",
+    "Monitor", "Overlaid", "PairedHost", "Placed", "PointInfo", "Progress", "Pruned", "Qemu", "RawImage",
+    "ReplicaInfo", "Replicated", "Restored", "SeedExported", "SeedImported", "Serving", "Status", "StoreChecked",
+    "Tracking", "Verified", "add_key", "adopt", "agent", "cancel_resync", "check_image", "check_store", "convert",
+    "create_overlay", "create_vhdx", "current_key", "delete_disk", "delete_replica", "disk_in_use", "export_hrl",
+    "export_seed", "export_seeds_together", "guest_frozen", "host_identity", "image_map", "import_seed", "info",
+    "init_identity", "materialize", "new_key_file", "open_image", "open_point", "overlays_of", "pair", "peers",
+    "place", "place_commit", "place_undo", "points", "prune", "prune_report", "raise_epoch", "read_note",
+    "registration_key", "release_overlay", "remove_key", "remove_overlay", "renew_identity", "replica_keys",
+    "replicate", "replicate_logs", "replicate_together", "restore", "revoke", "room_to_adopt", "room_to_place",
+    "room_to_run", "serve", "serve_figures", "standby", "stop_following", "thaw_guest", "track", "tracking_status",
+    "using_key", "verify", "watch", "write_note",
 ]  # fmt: skip
 
 

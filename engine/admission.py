@@ -25,6 +25,7 @@ class Terms:
     epoch: int | None = None
     accept_source: bool = False
     encrypt: bool = False
+    replica_id: str | None = None
 
     def __post_init__(self) -> None:
         if self.block_size is not None:
@@ -34,14 +35,29 @@ class Terms:
         if self.epoch is not None:
             units.check_number(self.epoch, "epoch")
 
+    def meet(self, found: str | None, where: str, *, empty: bool = False) -> None:
+        """Is it the replica that is meant, where the caller names one? `found` is the id of the one there, or None;
+        `empty`: it was never committed to. Raises NoReplica, Refused.
+        """
+        if self.replica_id is None or found == self.replica_id:
+            return
+        if found is None or empty:
+            told = f"replica {self.replica_id} is not there, and none is begun in its place; is its folder mounted?"
+            raise errors.NoReplica(told, path=where)
+        raise errors.Refused(f"is replica {found}, and not {self.replica_id}, which was meant", path=where)
 
-def open_or_create(root: str, files: Files, make: Callable[[], Identity], *, probe: bool) -> Replica:
+
+def open_or_create(
+    root: str, files: Files, make: Callable[[], Identity], *, probe: bool, terms: Terms | None = None
+) -> Replica:
     """The replica in a folder, or a new one there without a point, which `make` says what it is. Raises Refused inside
-    another one; see Replica.create for `probe`.
+    another one, and as `Terms.meet`; see Replica.create for `probe`.
     """
     layout = Layout(root)
     if files.size(layout.identity) >= 0 or files.listdir(layout.points):
         return Replica.open(root, files)
+    if terms is not None:
+        terms.meet(None, root)
     for folder in PurePosixPath(real_path(root)).parents:
         if files.size(Layout(str(folder)).identity) >= 0:
             raise errors.Refused("lies inside another replica; choose a folder of its own", path=root)
@@ -59,7 +75,9 @@ def admit(replica: Replica, origin: Source, terms: Terms) -> None:
     identity.
     """
     identity, block_size, head, epoch = replica.look_again(), terms.block_size, terms.head, terms.epoch
-    if is_empty(replica):
+    empty = is_empty(replica)
+    terms.meet(identity.replica_id.hex(), replica.layout.root, empty=empty)
+    if empty:
         # A first cycle that failed binds nobody to what it was to be.
         made = identity.raised(max(identity.epoch, epoch or 0)).following(origin.name, origin.format)
         made = made.reshaped(block_size or identity.block_size, head or identity.head_format)

@@ -36,6 +36,7 @@ class Outcome(NamedTuple):
     stall_seconds: float | None = None
     application: bool = False
     kept_bytes: int = 0
+    cut_at: datetime.datetime | None = None
 
     def caught(self) -> float | None:
         """The probability of distrust.caught, for cycles like this; None where nothing changed, or all was read."""
@@ -75,7 +76,7 @@ def _cycle(
     old = mend.newest(replica, resync=options.resync, time=format_time(moment))
     refuse_damage(replica, old, options)
     if options.trust_mtime and old and not options.resync and sources.unchanged(replica, origin, old.generation):
-        return Outcome("unchanged", old, scan.Tally(), replica.identity.history)
+        return Outcome("unchanged", old, scan.Tally(), replica.identity.history, cut_at=moment)
     # What names blocks makes the pages of the map that are read few; each is checked then.
     lazily = believe and tracker.name != "scan"
     with Mending(replica, old, options.resync, options.workers, monitor, lazily=lazily) as mending:
@@ -110,9 +111,11 @@ class _Job:
         with self.tracker.begin(known, self._ranges(drawn)) as cut:
             try:
                 if not cut.frozen:
-                    before = self.origin.settled()
+                    before = cut.settled(self.origin)
+                # None yet of what is read as it is, where nothing shows that it was written: it may be until its end.
+                cut_at = self.options.clock() if cut.frozen or before is not None else None
                 cut.read_once()
-                outcome = self._over(cut, drawn, before)
+                outcome = self._over(cut, drawn, before, cut_at)
                 self._acknowledge(cut, outcome)
             finally:
                 for warning in cut.warnings:
@@ -133,18 +136,22 @@ class _Job:
         starts = (block * self.block_size for block in drawn)
         return [(start, min(self.block_size, size - start)) for start in starts]
 
-    def _over(self, cut: Cut, drawn: array[int], before: tuple[Stamp, ...] | None) -> Outcome:
+    def _over(
+        self, cut: Cut, drawn: array[int], before: tuple[Stamp, ...] | None, cut_at: datetime.datetime | None
+    ) -> Outcome:
         size, old = cut.image.size, self.mending.old
         self._check_size(size)
         work = Work(self.replica, old, size, self.options, self.mending)
         try:
-            marked, sampled = self._marked(cut, size, work, drawn)
-            work.tracker = cut.tracker
-            self.monitor.begin("initial" if old is None else "replicate", size)
-            tally = self._scan(cut, size, work, marked)
+            with self.origin.standing(before, frozen=cut.frozen):
+                marked, sampled = self._marked(cut, size, work, drawn)
+                work.tracker = cut.tracker
+                self.monitor.begin("initial" if old is None else "replicate", size)
+                tally = self._scan(cut, size, work, marked)
             if not cut.frozen:
                 _stood_still(self.origin, before)
-            kind, point, history = work.finish(tally, self.moment)
+            cut_at = cut_at or self.options.clock()
+            kind, point, history = work.finish(tally, cut_at)
         except ShortImage as error:
             work.abort()
             if error.path != cut.image.path or cut.frozen:
@@ -155,7 +162,7 @@ class _Job:
             raise
         return Outcome(
             kind, point, tally, history, cut.tracker, marked, sampled, cut.stall_seconds, cut.application,
-            cut.kept_bytes,
+            cut.kept_bytes, cut_at,
         )  # fmt: skip
 
     def _check_size(self, size: int) -> None:
@@ -181,8 +188,11 @@ class _Job:
         Unmasked.
         """
         old, previous = self.mending.old, self.mending.previous
-        ranges = cut.changed()
-        if ranges is None or old is None or previous is None or work.fresh:
+        if old is None or previous is None or work.fresh:
+            cut.changed()  # where it cannot tell, that decides what it is called
+            return None, 0
+        ranges = cut.changed_from(previous, self.seed)
+        if ranges is None:
             return None, 0
         try:
             marked = tracking.Marked(ranges, size, self.block_size, old.virtual_bytes)

@@ -140,7 +140,8 @@ class BlockMap:
 
     # -- pages -----------------------------------------------------------------------------------------------
 
-    def _digest(self, page: int) -> bytes:
+    def digest(self, page: int) -> bytes:
+        """Of a page as it is in the file; ZERO_DIGEST for one that is not stored."""
         return bytes(self._table[page * DIGEST_BYTES : (page + 1) * DIGEST_BYTES])
 
     def _page(self, page: int, *, change: bool = False) -> bytearray:
@@ -162,7 +163,7 @@ class BlockMap:
         return found
 
     def _read_page(self, page: int) -> bytearray:
-        digest = self._digest(page)
+        digest = self.digest(page)
         if digest == ZERO_DIGEST and not self._unchecked:
             return bytearray(PAGE_BYTES)
         data = self.file.read(_page_offset(page), PAGE_BYTES)
@@ -181,7 +182,7 @@ class BlockMap:
         data = self._cache[page]
         zero = kernel.scan.is_zero(data)
         digest = ZERO_DIGEST if zero else hashlib.sha256(data).digest()
-        if not zero or self._digest(page) != ZERO_DIGEST or self._unchecked:
+        if not zero or self.digest(page) != ZERO_DIGEST or self._unchecked:
             self.file.write(_page_offset(page), data)
         self._table[page * DIGEST_BYTES : (page + 1) * DIGEST_BYTES] = digest
         self._dirty_tables.add(page // TABLE_PAGES)
@@ -206,7 +207,7 @@ class BlockMap:
             return memoryview(out)
 
     def _is_zero(self, page: int) -> bool:
-        return self._digest(page) == ZERO_DIGEST and not self._unchecked
+        return self.digest(page) == ZERO_DIGEST and not self._unchecked
 
     def store(self, blocks: array[int], hashes: bytes | bytearray | memoryview, count: int) -> None:
         """Set the hashes of these blocks."""
@@ -305,19 +306,37 @@ class BlockMap:
             self._cache.clear()
             self._unchecked = False
 
-    def copy_to(self, file: Image, path: str) -> BlockMap:
-        """The same map in another, empty file."""
-        made = BlockMap.create(file, path, self.replica_id, self.block_size, self.image_size)
-        with self._lock:
-            self.write_out()
-            for page in range(self.pages):
-                if not self._is_zero(page):
-                    made._cache[page] = self._read_page(page)
-                    made._dirty.add(page)
-                    made._write_page(page)
-                    del made._cache[page]
-        made.write_out()
+    def copy_to(self, file: Image, path: str, replica_id: bytes | None = None) -> BlockMap:
+        """The same map in another, empty file, of another replica where one is named."""
+        from secondsite.engine import mapcopy
+
+        made = BlockMap(file, path, replica_id or self.replica_id, self.block_size, 0)
+        mapcopy.copy(self, made)
         return made
+
+    def pages_held(self) -> Iterator[int]:
+        """The pages that hold something; who takes them as they are in the file writes the map out before."""
+        return (page for page in range(self.pages) if not self._is_zero(page))
+
+    def page(self, page: int) -> tuple[bytes, bytearray]:
+        """A page's digest, and what lies in the file for it. Raises Damaged where the two differ."""
+        return self.digest(page), self._read_page(page)
+
+    def put_page(self, page: int, digest: bytes, data: bytearray) -> None:
+        """Write a whole page of another map, whose digest is known. It is not in memory."""
+        self.file.write(_page_offset(page), data)
+        self._table[page * DIGEST_BYTES : (page + 1) * DIGEST_BYTES] = digest
+
+    def take_file(self, base: BlockMap) -> bool:
+        """Into an empty map: share the file of another one, also of another replica, with its size; False where files
+        cannot be shared. Each page is checked when it is read.
+        """
+        base.write_out()
+        if not self.file.clone_from(base.file):
+            return False
+        self._table = bytearray(base._table)
+        self.resize(base.image_size)
+        return True
 
     def check(self) -> None:
         """Read every page that holds something; Damaged at the first that is not what it was."""

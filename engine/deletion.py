@@ -12,8 +12,8 @@ import stat
 from collections.abc import Iterable
 
 from secondsite.engine import errors
-from secondsite.engine.remote import url
-from secondsite.engine.replica import lease
+from secondsite.engine.remote import reach, url
+from secondsite.engine.replica import claims, lease
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.layout import WIDTH, Layout
 from secondsite.engine.store.place import finding_logs, is_place
@@ -23,9 +23,11 @@ _NUMBER = f"[0-9]{{{WIDTH}}}"
 # FORMAT.md, section 1, and what an agent that receives keeps beside it.
 _OWN = re.compile(
     rf"(head\.({_KINDS}|map)|next-{_NUMBER}\.({_KINDS}|map)|lease-(far-)?[0-9a-f]+|held-{_NUMBER}\.(json|delta)"
-    r"|(checked|bitmap|hrl|damage|waiting|resync)\.json|(seed|waiting|resync)\.map|incoming\.(raw|map|spool|json)"
-    r"|epoch\.lock|replica\.json)(\.tmp)?|head\.tmp"
+    r"|(checked|bitmap|hrl|damage|waiting|resync|note)\.json|note\.(new|lock)|claim-[0-9a-f]{16}\.json"
+    r"|(seed|waiting|resync)\.map|incoming\.(raw|map|spool|json)|epoch\.lock|replica\.json)(\.tmp)?|head\.tmp"
 )
+# They go last: whoever holds one finds no replica behind it.
+_LOCKS = ("incoming.lock", "lock")
 _POINT = re.compile(rf"{_NUMBER}\.(json|undo|{_KINDS}|map|merge)(\.tmp)?")
 
 
@@ -37,8 +39,8 @@ def delete_replica(
     """Delete the replica that is known by this id; False where there is none any more. Of a store all objects below the
     prefix go, under its fence. A folder in which something else lies stays, with that.
 
-    Raises Refused where another replica is there, one that knows a higher `epoch`, or one at an agent that is no log:
-    only that host's operator deletes it. Busy while somebody reads or writes it, and what a store raises.
+    Raises Refused where another replica is there, or one that knows a higher `epoch`; at an agent also without the
+    right to administer it. Busy while somebody reads or writes it, and what a store raises.
     """
     root = os.fspath(replica)
     if is_place(root):
@@ -46,11 +48,8 @@ def delete_replica(
 
         return deleting.delete(root, replica_id, epoch, state)
     if url.is_remote(root):
-        from secondsite.engine import inspection
-
-        inspection.info(root, state=state)  # it may say that it is a log
-        raise errors.Refused("is an agent's; an operator has to delete it on that host", path=root)
-    return _folder(root.rstrip("/") or "/", replica_id, epoch)
+        return reach.delete(root, state, replica_id, epoch)
+    return delete_folder(root.rstrip("/") or "/", replica_id, epoch)
 
 
 def check_id(found: str, wanted: str, path: str) -> None:
@@ -65,7 +64,10 @@ def check_epoch(found: int, epoch: int | None, path: str) -> None:
         raise errors.Refused(f"is in epoch {found}, and this comes from {epoch}", path=path)
 
 
-def _folder(root: str, replica_id: str, epoch: int | None) -> bool:
+def delete_folder(root: str, replica_id: str, epoch: int | None) -> bool:
+    """As `delete_replica`, of one in a folder that is no log."""
+    from secondsite.engine.remote.agent.spool import alone
+
     layout = Layout(root)
     for path in (layout.root, layout.points):
         if os.path.islink(path):
@@ -74,17 +76,21 @@ def _folder(root: str, replica_id: str, epoch: int | None) -> bool:
         raise errors.Unreachable("the folder that it lies in is not there", path=root)  # it may not be mounted
     if not os.path.isdir(root):
         return False
-    if not os.path.lexists(layout.identity) and set(os.listdir(root)) <= {"lock"}:  # noqa: PTH208
-        remove_folder(root, ("lock",))  # a deletion was killed here
+    if not os.path.lexists(layout.identity) and set(os.listdir(root)) <= set(_LOCKS):  # noqa: PTH208
+        remove_folder(root, _LOCKS)  # a deletion was killed here
         return False
     opened = Replica.open(root)
     check_id(opened.identity.replica_id.hex(), replica_id, root)
-    with opened.locked(exclusive=True):
-        check_epoch(opened.look_again().epoch, epoch, root)
+    with alone(opened), opened.locked(exclusive=True):
+        known = opened.look_again()
+        check_id(known.replica_id.hex(), replica_id, root)
+        check_epoch(known.epoch, epoch, root)
         if lease.lowest(root) is not None:
             raise errors.Busy("somebody reads a point of it; try again later", path=root)
+        for claim in claims.of(opened):
+            raise errors.Refused(f"stays: an overlay stands on point {claim.generation} ({claim.by})", path=root)
         _empty(layout)
-    remove_folder(root, ("lock",))
+    remove_folder(root, _LOCKS)
     return True
 
 

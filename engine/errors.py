@@ -90,6 +90,10 @@ class Unreachable(Error):
     retryable = True
 
 
+class NoReplica(Unreachable):
+    """There is nothing of that name, in a folder or at an agent that answered."""
+
+
 class Full(Unreachable):
     """No room left, or a quota or size limit reached."""
 

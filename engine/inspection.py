@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 
 from secondsite.engine import errors
 from secondsite.engine.files import Files, LocalFiles
-from secondsite.engine.images import Image, open_image
+from secondsite.engine.images import Image, is_blob, open_image
 from secondsite.engine.images.formats import describe
 from secondsite.engine.remote import reach, url
 from secondsite.engine.replica import chain, comparison
@@ -90,6 +90,8 @@ def info(
     state: str | os.PathLike[str] | None = None,
 ) -> ReplicaInfo | ImageInfo:
     """A replica's folder or URL, or an image (`format` where its name and bytes do not agree)."""
+    if is_blob(path):
+        return image_info(os.fspath(path), format=format, allow_parent_path=())
     if is_place(os.fspath(path)):
         from secondsite.engine.store.log import calls
 

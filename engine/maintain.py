@@ -110,6 +110,7 @@ def prune_report(
         return Pruned(pruning.drop(opened, sorted(chosen)))
 
 
+@finding_logs
 def raise_epoch(
     replica: str | os.PathLike[str], epoch: int, *, files: Files | None = None,
     state: str | os.PathLike[str] | None = None,
@@ -118,12 +119,12 @@ def raise_epoch(
     them is sending over a network ends within a second.
     """
     units.check_number(epoch, "epoch")
-    if url.is_remote(os.fspath(replica)):
-        return reach.raise_epoch(os.fspath(replica), state, epoch)
     if files is None and is_place(os.fspath(replica)):
         from secondsite.engine.store.log import calls
 
-        return calls.raise_epoch(os.fspath(replica), epoch)
+        return calls.raise_epoch(os.fspath(replica), epoch, state)
+    if url.is_remote(os.fspath(replica)):
+        return reach.raise_epoch(os.fspath(replica), state, epoch)
     opened = Replica.open(os.fspath(replica), files)
     with opened.fencing():
         if epoch > opened.identity.epoch:

@@ -39,6 +39,7 @@ def materialize(
     *,
     at: str = "latest",
     in_place: bool = False,
+    take: bool = False,
     workers: int | None = None,
     progress: Callable[[Progress], None] | None = None,
     cancel: Callable[[], bool] | None = None,
@@ -51,6 +52,8 @@ def materialize(
     replica, is gone on with: what is there is compared, and what differs is written. What is finished or was made by
     somebody else is Refused, unless `in_place`: then it is compared and rewritten in the same way.
 
+    `take` takes the lease of a writer who is dead by its caller's word; what that one writes yet counts no more.
+
     Raises Held where another holds the lease, Full for more than a page blob has room for, Damaged, Denied, Failed,
     Cancelled; what was written stays.
     """
@@ -62,7 +65,7 @@ def materialize(
         chosen = choose(os.fspath(replica), at, state, workers or WORKERS, monitor, stack)
         size = disk_bytes(chosen.point.virtual_bytes, blob.path)
         try:
-            with _admitted(blob, chosen.point, size, in_place) as (kind, metadata):
+            with _admitted(blob, chosen.point, size, in_place, take) as (kind, metadata):
                 disk = BlobDisk(blob)
                 blob.mark(metadata | words(chosen.point, WRITING))
                 disk.fit(chosen.point.virtual_bytes)
@@ -95,7 +98,7 @@ def written(chosen: Chosen, disk: BlobDisk, workers: int, monitor: Monitor, *, e
 
 @contextmanager
 def _admitted(
-    blob: PageBlob, point: Point, size: int, in_place: bool
+    blob: PageBlob, point: Point, size: int, in_place: bool, take: bool
 ) -> Iterator[tuple[str, dict[str, str]]]:  # fmt: skip
     """Hold the blob's lease over a blob that may be written: how that is called, and the metadata of others on it."""
     from secondsite.engine.images.vhd.structures import FOOTER_BYTES
@@ -108,7 +111,7 @@ def _admitted(
             pass  # somebody was faster
     else:
         _admit(found, point.replica_id, in_place, blob.path)
-    with blob.held():
+    with blob.held(take=take and not (found is not None and found.pinned)):
         found = blob.find()
         if found is None:
             raise errors.Refused("was deleted meanwhile", path=blob.path)

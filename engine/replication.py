@@ -55,6 +55,7 @@ def replicate(
     keep: int | None = None,
     limit: int | None = None,
     epoch: int | None = None,
+    replica_id: str | None = None,
     source_id: str | None = None,
     accept_source: bool = False,
     source_format: str | None = None,
@@ -92,24 +93,25 @@ def replicate(
 
     `block_size` (bytes, a power of two from 4 KiB to 4 MiB) counts for a new replica; for an existing one it must be
     its own. `codec` packs the undo deltas. `keep` drops all but the newest so many points afterwards. `limit` is in
-    bytes a second. `epoch`: refuse where the replica's is higher (DESIGN D9). `source_id` names the source where its
-    path does not; `accept_source` lets another image take the recorded one's place. `resync` trusts no map and mends
-    the head; with an agent it may be interrupted, and `cancel_resync` drops it. `trust_mtime` skips the scan of a file
-    that its times call unchanged. `history`: auto, undo or clone, or log: the folder is a store then, without a plain
-    head (store/FORMAT.md). `head` is the format of a new replica's head: raw, vhdx or vhd. `encrypt` makes a new
+    bytes a second. `epoch`: refuse where the replica's is higher (DESIGN D9). `replica_id`: only the one of this id is
+    gone on with, and none is begun in its place, as where its folder is not mounted. `source_id` names the source where
+    its path does not; `accept_source` lets another image take the recorded one's place. `resync` trusts no map and
+    mends the head; with an agent it may be interrupted, and `cancel_resync` drops it. `trust_mtime` skips the scan of a
+    file that its times call unchanged. `history`: auto, undo or clone, or log: the folder is a store then, without a
+    plain head (store/FORMAT.md). `head` is the format of a new replica's head: raw, vhdx or vhd. `encrypt` makes a new
     replica, a log, that only the key of `using_key` or of the environment opens (R12.14). `tracker` is what follows the
     source: auto chooses, see engine/trackers/choose.py, or a Tracker, which the caller closes. `qemu` is the QEMU that
     has the source open just now. Of an NBD export with a dirty bitmap, `next_bitmap` is the one that marks every write
     from this copy on, and is believed in the next cycle; `bitmap_since` is its name then, where the export calls it
-    otherwise. Each cycle also looks at `distrust` blocks that it did not name. `changed` is a file with an extent
-    list instead of a tracker. `together` is this source's part in an instant at which several are cut (together.py).
+    otherwise. Each cycle also looks at `distrust` blocks that it did not name. `changed` is a file with an extent list
+    instead of a tracker. `together` is this source's part in an instant at which several are cut (together.py).
     For `source_format` and `allow_parent_path` see open_image.
 
-    Raises Refused, Busy, SourceChanged, Damaged, Unreachable, Full, Cancelled or Usage. Whatever it raises, the
-    replica holds every point that it held before.
+    Raises Refused, Busy, SourceChanged, Damaged, Unreachable, NoReplica, Full, Cancelled or Usage. Whatever it raises,
+    the replica holds every point that it held before.
     """
     began = time.monotonic()
-    terms = admission.Terms(block_size, head, epoch, accept_source, encrypt)
+    terms = admission.Terms(block_size, head, epoch, accept_source, encrypt, replica_id)
     wish = choose.Wish(tracker, qemu, bitmap_since, next_bitmap, changed, together)
     wish.check()
     given = sources.Given(source, source_id, source_format, allow_parent_path, running=qemu is not None)
@@ -239,7 +241,8 @@ def _result(result: Outcome, replica: Replica, began: float, pruned: int, why: s
         result.kind, point.generation, point.name, result.tracker, point.virtual_bytes, tally.read_bytes,
         tally.changed_bytes, tally.sent_bytes, time.monotonic() - began, result.history, pruned, replica.warnings,
         why, result.marked is None and result.tracker != "mtime", result.sampled, result.caught(),
-        result.stall_seconds, result.application, result.kept_bytes,
+        result.stall_seconds, result.application, result.kept_bytes, looked=tally.looked, dense=tally.dense,
+        cut_at=format_time(result.cut_at) if result.cut_at is not None else None,
     )  # fmt: skip
 
 
@@ -254,10 +257,14 @@ def _check_limit(limit: int | None) -> None:
 
 
 def _open_source(given: sources.Given, files: Files, root: str) -> sources.Source:
-    """The source, in the format that the replica remembers: a guest may write any signature into a raw disk."""
+    """The source, in the format that the replica remembers: a guest may write any signature into a raw disk. What it
+    was adopted from says nothing of the source that it is to follow.
+    """
     layout = Layout(root)
     if given.format is None and files.size(layout.identity) >= 0 and files.listdir(layout.points):
-        given = dataclasses.replace(given, format=Replica.open(root, files).identity.source_format)
+        identity = Replica.open(root, files).identity
+        if not identity.adopted:
+            given = dataclasses.replace(given, format=identity.source_format)
     return given.open()
 
 
@@ -275,4 +282,4 @@ def _open_or_create(
         size = terms.block_size or units.DEFAULT_BLOCK_SIZE
         return Identity.new(size, format_time(options.clock()), origin.name, "undo", origin.format, head)
 
-    return admission.open_or_create(root, files, make, probe=options.history != "undo")
+    return admission.open_or_create(root, files, make, probe=options.history != "undo", terms=terms)

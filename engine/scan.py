@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from secondsite.engine import kernel
+from secondsite.engine import ahead, kernel
 from secondsite.engine.batch import Batch
 from secondsite.engine.images import Image
 from secondsite.engine.progress import Monitor
@@ -25,8 +25,10 @@ SPAN_BYTES = 32 * MIB
 # Holes shorter than this are read through, rather than cut a span in two.
 SMALL_HOLE = 256 * KIB
 PIECE_BYTES = 1 * MIB
-# So many short spans are asked for at once, of an image that gathers.
-GATHERED = 64
+# So many short spans, of so many bytes, are asked for at once, of an image that gathers: its server reads them beside
+# each other. 128 MiB in pieces of 1 MiB, half of them from the disk, took 0.67, 1.62 and 1.72 s, and with 1 MiB at once
+# 0.97, 1.85 and 2.63 s, in turn on a busy machine.
+GATHERED, GATHERED_BYTES = 64, 4 * MIB
 
 
 class Span(NamedTuple):
@@ -91,12 +93,14 @@ class Sink(Protocol):
 
 @dataclass
 class Tally:
-    """What a pass did, in bytes."""
+    """What a pass did, in bytes. So many pieces were `looked` at, and are `dense` (density.py)."""
 
     read_bytes: int = 0
     changed_bytes: int = 0
     sent_bytes: int = 0
     zeroed_blocks: int = 0
+    looked: int = 0
+    dense: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -122,6 +126,8 @@ class Scan:
         self.batch_bytes, self.monitor = batch_bytes, monitor
         self.tally = Tally()
         self._spans = spans(image, size, block_size, runs)
+        if runs is not None:
+            self._spans = ahead.asked(image, self._spans, self._place)
         self._ahead: Span | None = None
         self._lock = threading.Lock()
 
@@ -133,7 +139,7 @@ class Scan:
     def _next(self) -> list[Span]:
         """The next span, or several short ones of data whose bytes are worth asking for together; none at the end."""
         group: list[Span] = []
-        room = PIECE_BYTES // self.block_size
+        room = GATHERED_BYTES // self.block_size
         with self._lock:
             while (span := self._ahead or next(self._spans, None)) is not None:
                 alone = span.zero or span.blocks > room or not self.image.gathers
@@ -163,6 +169,7 @@ class Scan:
     def _flush(self, batch: Batch, worker: int) -> None:
         if batch.count:
             self.monitor.take(batch.used)
+            self._density(batch)
             self.sink.put(batch, worker)
             changed = changed_bytes(batch, self.size)
             with self.tally.lock:
@@ -170,6 +177,17 @@ class Scan:
                 self.tally.sent_bytes += batch.used
             self.monitor.found(changed)
         batch.reset()
+
+    def _density(self, batch: Batch) -> None:
+        """Before the sink has it, whose map may be the one that says what was there."""
+        if self.previous is None or not batch.used:
+            return
+        from secondsite.engine import density
+
+        looked, dense = density.look(batch, self.previous, self.tally.looked)
+        with self.tally.lock:
+            self.tally.looked += looked
+            self.tally.dense += dense
 
     def _zero_span(self, span: Span, batch: Batch, worker: int) -> None:
         if self.previous is None:
@@ -204,6 +222,9 @@ class Scan:
         self.image.read_parts(parts)
         for span, (_, view) in zip(group, parts, strict=True):
             self._data_span(span, batch, worker, view)
+
+    def _place(self, span: Span) -> tuple[int, int]:
+        return span.first * self.block_size, 0 if span.zero else self._length(span)
 
     def _length(self, span: Span) -> int:
         """Bytes of a span; the image may end in the middle of its last block."""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from secondsite.engine import errors, scan, units
 from secondsite.engine import source as sources
@@ -39,6 +39,9 @@ from secondsite.engine.trackers import choose
 from secondsite.engine.trackers.base import Cut, Have
 from secondsite.engine.workers import default_workers
 
+if TYPE_CHECKING:
+    from secondsite.engine.trackers.together import Party
+
 _READS = 3
 
 
@@ -61,18 +64,19 @@ def export_seed(
     clock: Callable[[], datetime.datetime] = utc_now,
     state: str | os.PathLike[str] | None = None,
     part_bytes: int | None = None,
+    together: Party | None = None,
 ) -> SeedExported:
     """Write what `source` holds now to the folder `medium`, as the first point of a replica that is not there yet.
 
     `replica`, a URL, is told to wait for it: it then holds the deltas that come before. An export that was cut short
     goes on; one that is whole is proved again, and announced. `anew` forgets the seed that lies on the medium, and the
-    one that the replica waits for. The other arguments are those of `replicate`.
+    one that the replica waits for. The other arguments are those of `replicate`; see together.py for `together`.
 
     Raises Refused where another seed lies on the medium, or the replica has points; SourceChanged, Damaged where the
     medium does not read back what was written, Full, Cancelled; what is whole on the medium stays.
     """
     began, home, files = time.monotonic(), Home.of(state), LocalFiles()
-    wish = choose.Wish(tracker, qemu)
+    wish = choose.Wish(tracker, qemu, together=together)
     wish.check()
     if block_size is not None:
         units.check_block_size(block_size)
@@ -214,13 +218,15 @@ class _Export:
             if cut.image.size != seed.size:
                 raise errors.SourceChanged("it changed its size while it was looked at", path=origin.path)
             if not cut.frozen:
-                before = origin.settled()
-            tally = self._scan(cut, seed, parts, held)
+                before = cut.settled(origin)
+            cut_at = self.clock() if cut.frozen or before is not None else None
+            with origin.standing(before, frozen=cut.frozen):
+                tally = self._scan(cut, seed, parts, held)
             if not cut.frozen and origin.stamp() != before:
                 raise errors.SourceChanged("it was written while it was read", path=origin.path)
             parts.finish()
             self.tally, self.tracker, self.written = tally, cut.tracker, parts.bytes
-            whole = self._commit(seed, moment, held)
+            whole = self._commit(seed, cut_at or self.clock(), held)
             self._remember(cut, whole, far, before, moment)
         return whole
 

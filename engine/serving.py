@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from secondsite.engine import errors
 from secondsite.engine.images.base import Image
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from secondsite.engine.remote.far.point import FarPoint
     from secondsite.engine.store.log.steady import StoredPoint
 
-    Standing = SteadyPoint | FarPoint | StoredPoint
+    # Quoted, since importing goes round in a circle here.
+    Standing: TypeAlias = "SteadyPoint | FarPoint | StoredPoint"
 
 # How often a served head is compared with what cycles did to it: points before are then free to be dropped.
 _LOOK_SECONDS = 1.0

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from secondsite.engine import errors, units
-from secondsite.engine.images import Image, Stamp, detect, is_qcow2, is_url, open_image
+from secondsite.engine.images import Image, Stamp, detect, is_blob, is_qcow2, is_url, open_image
+from secondsite.engine.images.base import ShortImage
 from secondsite.engine.images.raw import real_path
 
 # What reads replicas is imported where one is at hand: it takes 30 ms, which a conversion need not pay.
@@ -30,6 +33,8 @@ RACY_NS = 2_000_000_000
 # Files are stamped by a clock that ticks every 1 to 10 ms: of two writes in one tick the second does not show.
 TICK_NS = 20_000_000
 _SETTLE_TRIES = 5
+# Formats whose files say where the disk's data lie.
+_CONTAINERS = ("vhdx", "vhd", "vmdk")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _OCTAL = re.compile(rb"\\([0-3][0-7][0-7])")
 
@@ -60,7 +65,13 @@ class Source:
 
     `running`: a QEMU reads it for us, so that it may be a QCOW2 image too. `moment` is when its bytes were what they
     are, where that is not when they are read: the time of a recovery point (R2.1).
+
+    What a container's tables say is read at its opening, or when they are first needed: they are those of its data only
+    where none of its files was written since. `reread` opens it anew where one was.
     """
+
+    _anew: Callable[[], Image] | None = None
+    _read: tuple[Stamp, ...] | None = None
 
     def __init__(
         self,
@@ -84,18 +95,25 @@ class Source:
 
             self.format = format or "raw"
             self.image, self.bitmap = open_export(os.fspath(source), self.format)
+        elif is_blob(source):
+            self.format = format or "raw"  # its disk, whatever lies around that
+            self.image = open_image(source, format=self.format)
         elif running and format in (None, "qcow2") and is_qcow2(source):
             # QEMU reads it for us; the file tells only whether it stands still.
             self.image, self.format = open_image(source, format="raw"), "qcow2"
         else:
             _refuse_url(os.fspath(source))
             self.format = format or detect(source)
-            self.image = open_image(source, format=self.format, allow_parent_path=allow_parent_path)
+            anew = partial(open_image, source, format=self.format, allow_parent_path=allow_parent_path)
+            self.image = self._opened(anew, os.fspath(source))
+            if self.format in _CONTAINERS:
+                self._anew = anew
         self.by_path = not isinstance(source, Image)
         self.is_url = not isinstance(source, Image) and is_url(source)
         self.path = self.image.path
         self._name = name
-        self._on_disk = (self.by_path and not self.is_url) or self.image.stamps() is not None
+        elsewhere = self.is_url or (not isinstance(source, Image) and is_blob(source))
+        self._on_disk = (self.by_path and not elsewhere) or self.image.stamps() is not None
         self.name = self._names(self.path)
 
     def _names(self, path: str) -> str:
@@ -111,6 +129,40 @@ class Source:
         """
         return name == self.name or (not self._name and name in map(self._names, self.image.files()))
 
+    @staticmethod
+    def _opened(anew: Callable[[], Image], path: str) -> Image:
+        """Raises SourceChanged where it makes no sense because it is being written."""
+        before = _stamp(path)
+        try:
+            return anew()
+        except errors.Damaged:
+            if before is None or (_stamp(path) == before and not _fresh((before,))):
+                raise
+        raise errors.SourceChanged("it was written while it was opened", path=path) from None
+
+    def reread(self) -> None:
+        """Before it is read as it is. Raises SourceChanged where it is written all the time, and as opening it."""
+        if self._anew is None:
+            return
+        stamp = self._rest()
+        if stamp != self._read:
+            image = self._opened(self._anew, self.path)
+            self.image.close()
+            self.image, self._read = image, stamp
+
+    @contextmanager
+    def standing(self, before: tuple[Stamp, ...] | None, *, frozen: bool) -> Iterator[None]:
+        """While it is read, unless from a `frozen` view: what makes no sense of files that are not as they were
+        `before` is no damage. Raises SourceChanged in its place.
+        """
+        try:
+            yield
+        except errors.Damaged as error:
+            ours = not frozen and not isinstance(error, ShortImage) and error.path in self.image.files()
+            if not ours or before is None or self.stamp() == before:
+                raise
+            raise errors.SourceChanged("it was written while it was read", path=self.path) from None
+
     def rested(self) -> tuple[Stamp, ...] | None:
         """The stamp, if it is old enough already that any later write changes it; None otherwise."""
         stamp = self.stamp()
@@ -122,12 +174,18 @@ class Source:
 
     def settled(self) -> tuple[Stamp, ...] | None:
         """The stamp, old enough that any later write changes it. Raises SourceChanged for a file that is written
-        all the time.
+        all the time, or was since its tables were read.
         """
+        stamp = self._rest()
+        if self._read is not None and stamp != self._read:
+            raise errors.SourceChanged("it was written while it was read", path=self.path)
+        return stamp
+
+    def _rest(self) -> tuple[Stamp, ...] | None:
         for _ in range(_SETTLE_TRIES):
             stamp = self.stamp()
             # Not the caller's clock: this is about the one that stamps files.
-            if stamp is None or abs(time.time_ns() - _newest(stamp)) > TICK_NS:
+            if stamp is None or not _fresh(stamp):
                 return stamp
             time.sleep(TICK_NS / 1e9)
         raise errors.SourceChanged("it is being written", path=self.path)
@@ -147,7 +205,8 @@ def _refuse_url(path: str) -> None:
     """Raises Usage for a URL that is no NBD export, unless there is such a file."""
     if _SCHEME.match(path) and not os.path.exists(path):
         raise errors.Usage(
-            "is a URL; a source is an image, a device, the folder of a replica here, or an NBD export", path=path
+            "is a URL; a source is an image, a device, the folder of a replica here, an NBD export or a disk of Azure",
+            path=path,
         )
 
 
@@ -159,6 +218,19 @@ def place(path: str | os.PathLike[str]) -> str:
 def _newest(stamps: tuple[Stamp, ...]) -> int:
     """The latest of all their times, in nanoseconds."""
     return max(max(stamp.mtime_ns, stamp.ctime_ns) for stamp in stamps)
+
+
+def _fresh(stamps: tuple[Stamp, ...]) -> bool:
+    """May a write in the same tick of the clock not show?"""
+    return abs(time.time_ns() - _newest(stamps)) <= TICK_NS
+
+
+def _stamp(path: str) -> Stamp | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return Stamp(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def _machine() -> str:

@@ -6,10 +6,11 @@ import json
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from secondsite.engine import errors, kernel
+from secondsite.engine import ahead, errors, kernel
 from secondsite.engine.blockmap import BlockMap
 from secondsite.engine.images import Image
 
@@ -58,19 +59,28 @@ class Marked:
 
     def look(self, image: Image, previous: BlockMap, seed: int, drawn: Iterable[int], count: int) -> Looked:
         """Hash up to `count` of the drawn blocks that are not named, until one differs all the same."""
+        unnamed = (block for block in drawn if block < self.total and block not in self)
         looked = 0
-        for block in drawn:
-            if looked == count:
-                break
-            if block >= self.total or block in self:
-                continue
-            looked += 1
-            offset = block * self.block_size
-            data = image.read(offset, min(self.block_size, self.size - offset))
-            digest = bytes(16) if kernel.scan.is_zero(data) else kernel.scan.hash_block(data, seed)
-            if digest != previous.load_hashes(array("Q", (block,)), 1):
-                return Looked(looked, offset)
+        for group in ahead.groups([self._place(block) for block in islice(unnamed, count)]):
+            for (offset, _), data in zip(group, _read(image, group), strict=True):
+                looked += 1
+                digest = bytes(16) if kernel.scan.is_zero(data) else kernel.scan.hash_block(data, seed)
+                if digest != previous.load_hashes(array("Q", (offset // self.block_size,)), 1):
+                    return Looked(looked, offset)
         return Looked(looked, None)
+
+    def _place(self, block: int) -> tuple[int, int]:
+        offset = block * self.block_size
+        return offset, min(self.block_size, self.size - offset)
+
+
+def _read(image: Image, places: list[tuple[int, int]]) -> list[memoryview]:
+    """What lies at some places, all of them asked for at once."""
+    for offset, length in places:
+        image.expect(offset, length)
+    parts = [(offset, memoryview(bytearray(length))) for offset, length in places]
+    image.read_parts(parts)
+    return [view for _, view in parts]
 
 
 def _sound(ranges: Iterable[tuple[int, int]], size: int) -> Iterator[tuple[int, int]]:

@@ -62,6 +62,14 @@ class Files(ABC):
     def link(self, source: str, target: str) -> None:
         """A second name for a file; an existing target is left as it is."""
 
+    def same(self, one: str, two: str) -> bool:
+        """Are these two names of one file? No, where one of them is not there."""
+        if self.size(one) < 0 or self.size(two) < 0:
+            return False
+        with self.open(one, "r") as first, self.open(two, "r") as second:
+            found = [stamp[:2] for image in (first, second) for stamp in image.stamps() or ()]
+        return len(found) == 2 and found[0] == found[1]
+
     @abstractmethod
     def unlink(self, path: str) -> None:
         """Remove a name; a missing one is fine."""

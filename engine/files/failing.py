@@ -46,6 +46,9 @@ class FailingFiles(Files):
         self.faults.hit("link", target)
         self.inner.link(source, target)
 
+    def same(self, one: str, two: str) -> bool:
+        return self.inner.same(one, two)
+
     def unlink(self, path: str) -> None:
         self.faults.hit("unlink", path)
         self.inner.unlink(path)

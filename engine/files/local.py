@@ -10,11 +10,7 @@ from pathlib import Path
 from secondsite.engine import errors
 from secondsite.engine.files.base import Files, Lock
 from secondsite.engine.images.base import Image
-from secondsite.engine.images.raw import RawImage
-
-_FICLONE = 0x40049409
-# What FICLONE answers where it cannot: not this file system, not these two files, not this kernel.
-_CANNOT_CLONE = {errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM}
+from secondsite.engine.images.raw import FICLONE, RawImage
 
 
 class LocalLock(Lock):
@@ -111,16 +107,27 @@ class LocalFiles(Files):
 
     def clone(self, source: str, target: str) -> bool:
         with RawImage(source) as old, RawImage(target, "create") as new:
-            assert isinstance(old, RawImage) and isinstance(new, RawImage)
             try:
-                fcntl.ioctl(new.fd, _FICLONE, old.fd)
-                return True
-            except OSError as error:
-                failed = error
-        self.unlink(target)
-        if failed.errno not in _CANNOT_CLONE:
-            raise errors.from_os(failed, target, "clone a file into it")
-        return False
+                done = new.clone_from(old)
+            except errors.Error:
+                self.unlink(target)
+                raise
+        if not done:
+            self.unlink(target)
+        return done
+
+    def clones(self, source: str, folder: str) -> bool:
+        """Would a file of the folder `source` be cloned into `folder`? Tried, with one that has no name."""
+        import tempfile
+
+        try:
+            with tempfile.TemporaryFile(dir=source) as old, tempfile.TemporaryFile(dir=folder) as new:
+                old.write(bytes(4096))
+                old.flush()
+                fcntl.ioctl(new.fileno(), FICLONE, old.fileno())
+            return True
+        except OSError:
+            return False
 
     def temporary(self, near: str) -> Image:
         import tempfile  # 2 ms, which most commands need not pay

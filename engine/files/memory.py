@@ -102,6 +102,9 @@ class MemoryFiles(Files):
             if target not in self.names:
                 self._name(target, self.names[source])
 
+    def same(self, one: str, two: str) -> bool:
+        return one in self.names and self.names[one] is self.names.get(two)
+
     def unlink(self, path: str) -> None:
         with self._lock:
             if path in self.names:

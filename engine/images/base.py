@@ -12,6 +12,8 @@ Each sentence below is tested for every implementation by tests/conformance/test
 
 from __future__ import annotations
 
+import contextlib
+import os
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Iterator, Sequence
@@ -97,6 +99,10 @@ class Image(ABC):
         if self.size != size:
             self.resize(size)
 
+    def clone_from(self, other: Image) -> bool:
+        """Share the bytes of another file, which become all of this one's; False where that cannot be."""
+        return False
+
     @abstractmethod
     def flush(self) -> None:
         """Make everything written so far durable."""
@@ -104,6 +110,10 @@ class Image(ABC):
     @abstractmethod
     def close(self) -> None:
         """Let go of it; a second call does nothing."""
+
+    def give_up(self) -> None:
+        """No read is to wait any longer for what may come back; it is about to be closed."""
+        return None
 
     def segments(self, start: int, length: int) -> Segments | None:
         """The file ranges that hold a range of the disk, or None where it is not made of file ranges."""
@@ -139,6 +149,15 @@ class Image(ABC):
     def read_bytes(self, offset: int, length: int) -> bytes:
         """As `read`, for who does not write into it: a file need not fill memory with zeros first."""
         return bytes(self.read(offset, length))
+
+    def expect(self, offset: int, length: int) -> None:
+        """A hint that a range will be read soon."""
+        found = self.segments(offset, length)
+        if found is not None:
+            for fd, at, part in zip(*found, strict=True):
+                if fd >= 0:
+                    with contextlib.suppress(OSError):
+                        os.posix_fadvise(fd, at, part, os.POSIX_FADV_WILLNEED)
 
     def start_writeback(self, offset: int, length: int) -> None:
         """A hint that a range will be flushed soon."""

@@ -16,10 +16,11 @@ from secondsite.engine.images.base import Image
 from secondsite.engine.images.facts import ImageFacts
 from secondsite.engine.images.raw import RawImage
 
-FORMATS = ("raw", "vhdx", "vhd", "vmdk")
+FORMATS = ("raw", "vhdx", "vhd", "vmdk", "overlay")
 _SUFFIXES = {
     ".raw": "raw", ".img": "raw", ".bin": "raw", ".iso": "raw",
     ".vhdx": "vhdx", ".avhdx": "vhdx", ".vhds": "vhdx", ".vhd": "vhd", ".avhd": "vhd", ".vmdk": "vmdk",
+    ".overlay": "overlay",
 }  # fmt: skip
 _DESCRIPTOR_BYTES = 4096
 _DESCRIPTOR_LIMIT = 1 << 20
@@ -36,6 +37,8 @@ def probe(image: RawImage) -> str:
         return "vhdx"
     if head.startswith(b"QFI\xfb"):
         return "qcow2"
+    if head.startswith(b"SSOVERLY"):
+        return "overlay"
     if head.startswith((b"KDMV", b"COWD", b"\xbe\xba\xfe\xca\0\0\0\0")):
         return "vmdk"
     if size < _DESCRIPTOR_LIMIT and _is_descriptor(head):
@@ -63,13 +66,20 @@ def detect(path: str | os.PathLike[str], *, option: str = "--source-format") -> 
             f"is a QCOW2 image, which is not read; {option} raw takes the bytes of the file as the disk",
             path=os.fspath(path),
         )
-    if named in (None, found):
+    # An overlay names a replica, anywhere: its name has to say that it is one, or any raw disk's guest could.
+    if named == found or (named is None and found != "overlay"):
         return found
-    if named == "raw":
-        what = f"has the name of a raw image and the bytes of a {found.upper()} image"
+    if named is None:
+        what = "has the bytes of an overlay and not its name (.overlay)"
+    elif named == "raw":
+        what = f"has the name of a raw image and the bytes of {_called(found)}"
     else:
-        what = f"has the name of a {named.upper()} image and is none"
+        what = f"has the name of {_called(named)} and is none"
     raise errors.Usage(f"{what}; say with {option} which it is", path=os.fspath(path))
+
+
+def _called(format: str) -> str:
+    return "an overlay" if format == "overlay" else f"a {format.upper()} image"
 
 
 def is_qcow2(path: str | os.PathLike[str]) -> bool:
@@ -78,10 +88,15 @@ def is_qcow2(path: str | os.PathLike[str]) -> bool:
     return found == "qcow2" and named in (None, "raw")
 
 
+def named_format(path: str | os.PathLike[str]) -> str | None:
+    """The format that a name says, or None."""
+    return _SUFFIXES.get(PurePath(path).suffix.lower())
+
+
 def _look(path: str | os.PathLike[str]) -> tuple[str, str | None]:
     """The format that the bytes of a file say, and the one that its name says, where it says one."""
     with RawImage(path) as image:
-        return probe(image), None if image.device else _SUFFIXES.get(PurePath(path).suffix.lower())
+        return probe(image), None if image.device else named_format(path)
 
 
 def settle(path: str | os.PathLike[str], chosen: str | None, *, option: str = "--format") -> str:
@@ -94,7 +109,7 @@ def settle(path: str | os.PathLike[str], chosen: str | None, *, option: str = "-
     if chosen in (found, named):
         return chosen
     hint = "" if chosen != "raw" or named else "; a raw disk with such bytes has to be named .raw"
-    what = f"is a {found.upper()} image and stays one (leave out {option} {chosen}{hint})"
+    what = f"is {_called(found)} and stays one (leave out {option} {chosen}{hint})"
     raise errors.Usage(what, path=os.fspath(path))
 
 
@@ -114,6 +129,8 @@ def open_image(
     name = os.fspath(path)
     if is_url(name):
         return _open_nbd(name, mode, format)
+    if is_blob(name):
+        return _open_blob(name, mode, format)
     chosen = format or detect(name)
     allow = [os.fspath(folder) for folder in allow_parent_path]
     if chosen == "raw":
@@ -130,6 +147,10 @@ def open_image(
         if mode != "r":
             raise errors.Refused("VMDK images are read, not written", path=name)
         return open_vmdk(name, allow=allow)
+    if chosen == "overlay":
+        from secondsite.engine.overlays import open_overlay
+
+        return open_overlay(name, mode)
     if chosen == "qcow2":
         raise errors.Usage("is a QCOW2 image, which only its QEMU reads: name its monitor with --qmp", path=name)
     raise errors.Usage(f"{chosen!r} is no image format; they are {', '.join(FORMATS)}")
@@ -142,6 +163,24 @@ def is_url(path: str | os.PathLike[str]) -> bool:
     from secondsite.engine.nbd import url
 
     return url.is_url(os.fspath(path))
+
+
+def is_blob(path: str | os.PathLike[str]) -> bool:
+    """A disk of Azure: azure://CONTAINER/NAME.vhd."""
+    name = os.fspath(path)
+    return name.startswith("azure://") and name.endswith(".vhd")
+
+
+def _open_blob(url: str, mode: str, format: str | None) -> Image:
+    if format not in (None, "raw", "vhd"):
+        raise errors.Usage(f"is a disk of Azure, which is a fixed VHD and not {format}", path=url)
+    if mode != "r":
+        raise errors.Refused("a disk of Azure is read as a source; `materialize` writes one", path=url)
+    try:
+        from secondsite.engine.store.blobsource import BlobSource
+    except ImportError as error:
+        raise errors.Refused(f"needs {error.name}: pip install 'secondsite[azure]'", path=url) from None
+    return BlobSource(url)
 
 
 def _open_nbd(url: str, mode: str, format: str | None) -> Image:

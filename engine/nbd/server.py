@@ -111,6 +111,11 @@ class Server:
         with self._changed:
             return len(self._connections)
 
+    def clients(self, name: str) -> int:
+        """How many connections an export has; those in their handshake may be to come to it."""
+        with self._changed:
+            return sum(connection.export in (name, None) for connection in self._connections)
+
     # -- listeners -----------------------------------------------------------------------------------------------
 
     def listen_unix(self, path: str, *, mode: int = 0o600) -> None:

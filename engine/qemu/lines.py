@@ -7,16 +7,20 @@ no JSON object ends the connection.
 from __future__ import annotations
 
 import json
+import os
 import socket
 import time
 from typing import Any
 
 from secondsite.engine import errors
+from secondsite.engine.tracked.wire import short
 from secondsite.engine.units import KIB, MIB
 
 # A machine with 100 disks of 10 nodes each describes them in about 1 MiB.
 MAX_LINE = 16 * MIB
 TIMEOUT = 30.0
+# What sockaddr_un has room for.
+_LONGEST_PATH = 107
 _PIECE = 64 * KIB
 
 
@@ -38,14 +42,7 @@ class Lines:
             if kind == "tcp":
                 host, _, port = where.rpartition(":")
                 return cls(socket.create_connection((host.strip("[]"), int(port)), timeout), address)
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            try:
-                sock.settimeout(timeout)
-                sock.connect(where)
-            except BaseException:
-                sock.close()
-                raise
-            return cls(sock, address)
+            return cls(connect_unix(where, timeout), address)
         except TimeoutError:
             raise errors.Unreachable(f"cannot connect within {timeout:g} s", path=address) from None
         except (OSError, ValueError) as error:
@@ -128,6 +125,24 @@ class Lines:
     def close(self) -> None:
         self.ended = self.ended or "the connection was closed"
         self._sock.close()
+
+
+def connect_unix(path: str, timeout: float) -> socket.socket:
+    """A connected socket, whatever the path's length. Raises OSError, ValueError."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    fd = -1
+    try:
+        sock.settimeout(timeout)
+        if len(os.fsencode(path)) > _LONGEST_PATH:
+            fd, path = short(path)
+        sock.connect(path)
+    except BaseException:
+        sock.close()
+        raise
+    finally:
+        if fd >= 0:
+            os.close(fd)
+    return sock
 
 
 def parse_address(address: str) -> tuple[str, str]:

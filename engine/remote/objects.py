@@ -15,11 +15,11 @@ from secondsite.engine.store.leases import SUFFIX
 from secondsite.engine.store.log import clock, layout, readers
 
 OPERATION = "store"
-# What a cycle replaces; everything else is written once, unless an administrator replaces it.
-MOVING = (layout.HEAD, layout.HEAD + SUFFIX)
+# What a cycle replaces, or who noted it; everything else is written once, unless an administrator replaces it.
+MOVING = (layout.HEAD, layout.HEAD + SUFFIX, layout.NOTE)
 # What lies here is small, and goes soon: who reads, and the store's clock. Whoever is paired may write there, and
 # touch again what he knows the name of; only an administrator is told names.
-PASSING = (readers.FOLDER, f"{clock.FOLDER}/")
+PASSING = (readers.FOLDER, layout.CLAIMS, f"{clock.FOLDER}/")
 MAX_PASSING, MAX_PASSING_BYTES = 1000, 64 << 10
 
 # Bytes of one answer, of one message with a part of an object (2 s at 1 Mbit/s, since the

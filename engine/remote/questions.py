@@ -188,6 +188,52 @@ class RaiseEpoch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     epoch: int
 
 
+class Delete(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """As `engine.delete_replica`: nothing but the replica of this id, from a host that no later epoch has fenced off.
+    Answered by Count: 1, or 0 where there was none.
+    """
+
+    name: str
+    replica_id: str
+    epoch: int | None = None
+
+
+class Note(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """As `engine.write_note`, which comes behind it, as JSON. Answered by Count: none went."""
+
+    name: str
+    epoch: int | None = None
+
+
+class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Keep a point, with this seal, until it is released. Answered by Count."""
+
+    name: str
+    id: str
+    generation: int
+    seal: str
+    by: str
+
+
+class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Answered by Count: one, or none."""
+
+    name: str
+    id: str
+
+
+class Claims(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Answered by Claimed."""
+
+    name: str
+
+
+class Claimed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """(id, generation, by whom) of each claim."""
+
+    found: list[tuple[str, int, str]]
+
+
 class Count(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """How many points or resyncs went, or the epoch. Since version 3: what did no harm."""
 

@@ -107,6 +107,30 @@ def raise_epoch(replica: str, state: State, epoch: int) -> int:
     return _count(replica, state, "raise-epoch", lambda name: q.RaiseEpoch(name, epoch))
 
 
+def delete(replica: str, state: State, replica_id: str, epoch: int | None) -> bool:
+    """By the agent; was it there?"""
+    from secondsite.engine.remote import questions as q
+
+    return bool(_count(replica, state, "delete", lambda name: q.Delete(name, replica_id, epoch)))
+
+
+def write_note(replica: str, state: State, packed: str, epoch: int | None) -> None:
+    """By the agent."""
+    from secondsite.engine.remote import dial
+    from secondsite.engine.remote import questions as q
+    from secondsite.engine.remote.home import Home
+    from secondsite.engine.remote.link import protocol
+
+    remote = url.parse(replica)
+    with (
+        noting(replica),
+        dial.connect(remote, Home.of(state)) as connection,
+        connection.call("note", q.Note(remote.name, epoch)) as call,
+    ):
+        call.send(None, packed.encode())
+        protocol.decode(call.receive().control, q.Count, call.peer)
+
+
 def _count(replica: str, state: State, operation: str, asking: Callable[[str], Any]) -> int:
     return int(_counted(replica, state, operation, asking).count)
 

@@ -22,6 +22,9 @@ TABLE_PIECE = 1024 * 1024
 
 # What a record holds: one that came over and was written all the same would make the replica unreadable.
 Number = Annotated[int, msgspec.Meta(ge=0, le=units.MAX_NUMBER)]
+# Microseconds: no transfer takes ten years.
+MAX_AGE = 10 * 365 * 86400 * 1_000_000
+Age = Annotated[int, msgspec.Meta(ge=0, le=MAX_AGE)]
 
 
 class Begin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
@@ -104,8 +107,9 @@ class Leave(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="leave"
 
 class Finish(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="finish", kw_only=True, omit_defaults=True):
     """All was sent, and is there when `sent_bytes` of frames have come, over whatever connections. `seal` is what the
-    replica's block map must be then. Since version 2: `moment` is when the source's bytes were these, where that is not
-    now (R2.1).
+    replica's block map must be then. Since version 2: `moment` is when the source's bytes were these, of a point that
+    goes on to a third site (R2.1). Since version 4, of any other source: `age` is how many microseconds ago they were,
+    since the clocks of two hosts need not agree. Without either that is now.
     """
 
     seal: str
@@ -114,6 +118,7 @@ class Finish(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="finis
     changed_bytes: Number
     sent_bytes: Number
     moment: str | None = None
+    age: Age | None = None
 
 
 class Done(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="done", kw_only=True, omit_defaults=True):

@@ -49,7 +49,7 @@ class Replica:
         layout = Layout(root)
         if files.size(layout.identity) < 0:
             if not files.exists(layout.root):
-                raise errors.Unreachable("there is no such replica", path=layout.root)
+                raise errors.NoReplica("there is no such replica", path=layout.root)
             if files.listdir(layout.points):
                 raise errors.Damaged("it is gone; a replica lies around it", path=layout.identity)
             raise errors.Refused("is not a replica (it has no replica.json)", path=layout.root)

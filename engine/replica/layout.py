@@ -38,6 +38,7 @@ class Layout:
         self.bitmap = self._in("bitmap.json")
         self.damage = self._in("damage.json")
         self.waiting = self._in("waiting.json")
+        self.note = self._in("note.json")
 
     def _in(self, name: str) -> str:
         return posixpath.join(self.root, name)

@@ -14,7 +14,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 
-from secondsite.engine import errors, kernel
+from secondsite.engine import bits, errors, kernel
 from secondsite.engine.delta.reader import DeltaReader, Frame, Table
 from secondsite.engine.recent import Recent
 
@@ -28,6 +28,10 @@ _FRAME_BYTES = 96 << 20
 _BLOCK_BYTES = 8 << 20
 
 BASE, ZERO = 0, 1
+# Blocks of which is remembered whether a layer holds them: 32 MiB of bits. A larger disk has no holes for its readers.
+MAX_SURVEYED = 1 << 28
+# Of packed frames so much is read to know their blocks; of what is more, all from the first to the last one counts.
+_SURVEY_BYTES = 256 << 20
 # What the follower of a head adds (steady.py); a delta's word counts more.
 KEPT, KEPT_ZERO = (1 << 64) - 1, (1 << 64) - 2
 _FRAMES = 2
@@ -92,6 +96,9 @@ class Lookup:
         self._layers, self._size, self._block_size = layers, size, block_size
         self._memory = mmap.mmap(-1, max(8 * self.blocks, 8), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self.table = memoryview(self._memory).cast("Q")
+        # A bit a block that some layer holds, or a follower kept: of holes in the base these alone are no holes.
+        self._held = bytearray(-(-self.blocks // 8)) if self.blocks <= MAX_SURVEYED else bytearray()
+        self._surveyed = False
         self._filled = bytearray(-(-self.blocks // WINDOW))
         # By number: which layer, and where in its file.
         self._layer_of, self._offset_of = array("I"), array("Q")
@@ -175,6 +182,44 @@ class Lookup:
         """A frame, read and checked at its first use, and kept for a while. Raises Damaged."""
         layer = self._layers[number]
         return self._frames.take((number, offset), lambda: _Held(layer.reader.frame(offset, layer.size)))
+
+    # -- holes ---------------------------------------------------------------------------------------------------
+
+    def survey(self) -> bool:
+        """Read which blocks the layers hold, once; False for a disk of too many blocks. Raises Damaged."""
+        if not self._held:
+            return not self.blocks
+        if not self._surveyed:
+            left = _SURVEY_BYTES
+            for number, layer in enumerate(self._layers):
+                for first, reach, offset in zip(layer.firsts, layer.reach, layer.offsets, strict=True):
+                    table = layer.reader.table(offset, layer.size)
+                    if table is None and left > 0:
+                        held = self._hold(number, offset)
+                        table, left = held.table, left - held.bytes
+                    if table is None:
+                        bits.set_run(self._held, first, min(reach + 1, self.blocks))
+                    else:
+                        for block in table.blocks:
+                            self.hold(block)
+            self._surveyed = True
+        return True
+
+    def hold(self, block: int) -> None:
+        """Something other than the base has this block."""
+        if block < self.blocks and self._held:
+            self._held[block >> 3] |= 1 << (block & 7)
+
+    def split(self, start: int, length: int) -> Iterator[tuple[int, int, bool]]:
+        """A hole of the base, after `survey`, as (start, length, whether it is one of the point's too)."""
+        at, stop = start, start + length
+        block, end = start // self._block_size, -(-stop // self._block_size)
+        while at < stop:
+            held = bits.is_set(self._held, block)
+            block = bits.run_end(self._held, block, end)
+            high = min(block * self._block_size, stop)
+            yield at, high - at, not held
+            at = high
 
     def close(self) -> None:
         self.table.release()

@@ -11,6 +11,7 @@ from secondsite.engine import errors
 from secondsite.engine.delta import format as fmt
 from secondsite.engine.delta.merge import merge
 from secondsite.engine.delta.reader import DeltaReader
+from secondsite.engine.replica import chain, claims
 from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.layout import generations
 from secondsite.engine.replica.lease import lowest
@@ -24,7 +25,18 @@ def keep_newest(replica: Replica, keep: int) -> int:
     if needed is not None and unwanted[-1] >= needed:
         replica.warn(f"points from {needed} on are being served, and stay until that ends")
         unwanted = [generation for generation in unwanted if generation < needed]
-    return drop(replica, unwanted)
+    return drop(replica, _unclaimed(replica, unwanted))
+
+
+def _unclaimed(replica: Replica, unwanted: list[int]) -> list[int]:
+    """Without those that overlays stand on, and the clones through which these lead."""
+    held = claims.claimed(replica) if unwanted else {}
+    stays = {generation for generation in unwanted if generation in held or 0 in held}
+    for generation in sorted(stays):
+        replica.warn(f"point {generation} stays: an overlay stands on it ({held.get(generation) or held[0]})")
+        with suppress(errors.Damaged):
+            stays.add(chain.find(replica, generation).base)
+    return [generation for generation in unwanted if generation not in stays]
 
 
 def drop(replica: Replica, unwanted: list[int]) -> int:
@@ -32,13 +44,14 @@ def drop(replica: Replica, unwanted: list[int]) -> int:
 
     A point that an older one needs is merged into it. Raises Damaged where a delta to merge is damaged: then that
     point and those after it stay. Refused where an older point leads through an unwanted one that is a clone; then
-    all of them stay.
+    all of them stay; and for a point that an overlay stands on.
     """
     if not unwanted:
         return 0
     needed = lowest(replica.layout.root)
     if needed is not None and max(unwanted) >= needed:
         raise errors.Refused(f"points from {needed} on are being served", path=replica.layout.root)
+    claims.refuse(replica, unwanted)
     for generation in unwanted:
         try:
             replica.point(generation)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from secondsite.engine import errors, units
@@ -67,6 +68,22 @@ def read(files: Files, path: str) -> tuple[dict[str, Any], str | None]:
 def write(files: Files, path: str, fields: dict[str, Any]) -> None:
     """Replace a record file in one step; its name is durable after the folder's flush."""
     files.write_bytes(path, pack(fields))
+
+
+def plain(value: Mapping[str, Any]) -> str:
+    """An object as JSON, as a record has it. Raises TypeError or ValueError for what is none."""
+    return json.dumps(dict(value), allow_nan=False)
+
+
+def parsed(text: str) -> dict[str, Any]:
+    """An object that came as JSON. Raises Damaged."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise errors.Damaged("it is no JSON object")
+    return found
 
 
 def field(fields: dict[str, Any], name: str, kind: type, path: str) -> Any:

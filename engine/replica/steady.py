@@ -108,7 +108,31 @@ class SteadyPoint(PointImage):
         if self._lookup is None and self._base is not None:
             yield from self._clipped(start, length)
         elif length:
+            yield from self._seen_through(start, length)
+
+    def _seen_through(self, start: int, length: int) -> Iterator[Extent]:
+        """The base's holes where no layer holds anything. A block that a cycle has made a hole is kept by then: what
+        was overwritten is looked for after the hole was found.
+        """
+        with self._lock:
+            surveyed = self._lookup is not None and self._lookup.survey()
+        if not surveyed:
             yield Extent(start, length, False)
+            return
+        at = start
+        try:
+            for extent in self._clipped(start, length):
+                yield from self._split(extent) if extent.zero else (extent,)
+                at = extent.start + extent.length
+        except ShortImage:  # a cycle cuts the head this very moment
+            yield Extent(at, start + length - at, False)
+
+    def _split(self, hole: Extent) -> list[Extent]:
+        with self._lock:
+            if self._follower is not None:
+                self._follower.look()
+            assert self._lookup is not None
+            return [Extent(*part) for part in self._lookup.split(hole.start, hole.length)]
 
     def _clipped(self, start: int, length: int) -> Iterator[Extent]:
         assert self._base is not None
@@ -306,6 +330,7 @@ class _Follower:
                 end = min(length, self._size - block * self._block_size)
                 self.store.write(block * self._block_size, memoryview(raw)[at : at + end])
                 table[block] = lookup.KEPT
+                self._lookup.hold(block)
             at += length
 
     def _keep_zeros(self, blocks: range) -> None:

@@ -19,6 +19,9 @@ class Replicated:
     `read_bytes` are this call's. A cycle that goes on where another call was cut short has changed what both did.
     To another host `over_bytes` were given to the link in `attempts`, of which `again_bytes` had been lost and went
     another time; the last attempt used up to so many `connections` at once.
+    Of what changed `looked` pieces were looked at, of which `dense` do not pack and replace other data: nearly all of
+    them where somebody encrypts a disk in place (density.py).
+    `cut_at`: its bytes were what they are when it was cut, or read, and not later; by the clock of this call.
     `moment` is the time of the point that was SOURCE, where it was one: the replica is as old as that.
     """
 
@@ -46,6 +49,9 @@ class Replicated:
     attempts: int = 1
     moment: str | None = None
     connections: int = 1
+    looked: int = 0
+    dense: int = 0
+    cut_at: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,3 +60,34 @@ class Followed:
     done: Materialized | None = None
     error: str | None = None
     retry: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Overlaid:
+    """An overlay of `size` bytes over a point. `claim` is what the replica knows it by; `created` is False for one that
+    was there already.
+    """
+
+    path: str
+    replica: str
+    point: str
+    size: int
+    claim: str
+    created: bool
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A point at the place `path` of a disk of the machine's own. `before`: where the old disk is, None where there was
+    none. `method`: clone of the replica, clone or copy of the disk, new, or done before; `bytes_written` into that.
+    """
+
+    path: str
+    before: str | None
+    point: str
+    virtual_bytes: int
+    bytes_written: int
+    method: str
+    seconds: float
+    warnings: list[str] = field(default_factory=list)

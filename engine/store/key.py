@@ -1,11 +1,13 @@
 """What a user opens encrypted replicas with: a passphrase or a key file, never on a command line.
 
 A call takes the key of the block it runs in (`using_key`), else that of the environment: SECONDSITE_PASSPHRASE,
-SECONDSITE_PASSPHRASE_FILE or SECONDSITE_KEY_FILE. No error, log line or repr holds a secret.
+SECONDSITE_PASSPHRASE_FILE or SECONDSITE_KEY_FILE. No error, log line or repr holds a secret; `packed` does, for who
+hands it to another process.
 """
 
 from __future__ import annotations
 
+import base64
 import os
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +15,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from secondsite.engine import errors
 from secondsite.engine.remote.url import is_remote
@@ -38,7 +41,8 @@ class Secret:
 class Key:
     """One of these, or none; then `ask` is called for a passphrase where one is needed, with whether it is a new one.
     Files are to be readable by their owner alone: 32 bytes of `new_key_file`, or a passphrase in the first line. With
-    `plain` a replica need not be encrypted.
+    `plain` a replica need not be encrypted. `held` is one that was unpacked; one of the `environment` is for whatever
+    needs a key.
     """
 
     file: str | os.PathLike[str] | None = None
@@ -46,6 +50,8 @@ class Key:
     passphrase: str | None = field(default=None, repr=False)
     ask: Callable[[bool], str] | None = field(default=None, repr=False)
     plain: bool = False
+    held: Secret | None = field(default=None, repr=False)
+    environment: bool = False
 
     @classmethod
     def of(cls, environment: Mapping[str, str], prefix: str = _PREFIX) -> Key:
@@ -53,15 +59,37 @@ class Key:
         file, passphrase_file, passphrase = (
             environment.get(prefix + name) or None for name in ("KEY_FILE", "PASSPHRASE_FILE", "PASSPHRASE")
         )
-        return cls(file, passphrase_file, passphrase)
+        return cls(file, passphrase_file, passphrase, environment=True)
 
     @property
     def given(self) -> bool:
         """Whether there is one, without asking."""
-        return any(value is not None for value in (self.file, self.passphrase_file, self.passphrase))
+        return any(value is not None for value in (self.file, self.passphrase_file, self.passphrase, self.held))
+
+    def packed(self) -> dict[str, Any] | None:
+        """The secret itself, as JSON has it, for another process; None where there is none. It may be asked for. Raises
+        as `secret`.
+        """
+        found = self.secret()
+        if found is None:
+            return None
+        return {"kind": found.kind, "value": base64.b64encode(found.value).decode(), "plain": self.plain}
+
+    @classmethod
+    def unpacked(cls, said: Any) -> Key:
+        """What `packed` gave. Raises Usage."""
+        try:
+            kind, value, plain = said["kind"], base64.b64decode(said["value"], validate=True), bool(said["plain"])
+        except (TypeError, KeyError, ValueError):
+            raise errors.Usage("what was sent as a key is none") from None
+        if kind not in (PASSPHRASE, FILE) or not 0 < len(value) <= _MAX_PASSPHRASE:
+            raise errors.Usage("what was sent as a key is none")
+        return cls(held=Secret(kind, value), plain=plain)
 
     def secret(self, *, new: bool = False) -> Secret | None:
         """None where there is none. Raises Usage, Refused, Unreachable."""
+        if self.held is not None:
+            return self.held
         if sum(value is not None for value in (self.file, self.passphrase_file, self.passphrase)) > 1:
             raise errors.Usage("several keys were given (a key file, a passphrase in a file or as it is); name one")
         if self.file is not None:
@@ -123,7 +151,12 @@ _used: ContextVar[Key | None] = ContextVar("key", default=None)
 
 @contextmanager
 def using_key(key: Key) -> Iterator[None]:
-    """The engine's calls in this block, of this thread, open encrypted replicas with it."""
+    """The engine's calls in this block, of this thread, open encrypted replicas with it. One that names nothing has
+    what the block around it has.
+    """
+    around = _used.get()
+    if around is not None and not key.given:
+        key = replace(around, ask=key.ask or around.ask, plain=key.plain)
     token = _used.set(key)
     try:
         yield
@@ -131,8 +164,8 @@ def using_key(key: Key) -> Iterator[None]:
         _used.reset(token)
 
 
-def current() -> Key:
-    """Of the block, with what the environment says where it names nothing itself."""
+def current_key() -> Key:
+    """The key of the block, with what the environment says where it names nothing itself."""
     used = _used.get() or Key()
     if used.given:
         return used
@@ -144,7 +177,7 @@ def refuse_plain(replica: str | os.PathLike[str], *, seen: bool = False) -> None
     """Raises Refused for a replica that is not encrypted where a key was given: who can write there could have put it
     in the place of one that is. Raises IsLog for one at an agent that was not `seen` yet: what is meant is a log.
     """
-    if (key := current()).given and not key.plain:
+    if (key := current_key()).given and not key.plain:
         if not seen and is_remote(os.fspath(replica)):
             found = errors.IsLog("a key was given", path=os.fspath(replica))
             found.url = os.fspath(replica)

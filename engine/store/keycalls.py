@@ -30,7 +30,7 @@ def add_key(replica: Replica, new: Key, *, state: State = None) -> list[KeyInfo]
     """Let another key open it, too; all of them then. Raises Refused, Locked, Changed."""
     with open_store(os.fspath(replica), state=state) as store:
         ring = _ring(store)
-        data_key = ring.open(secret_of(keys.current(), store.label), store.label)
+        data_key = ring.open(secret_of(keys.current_key(), store.label), store.label)
         secret = new.secret(new=True)
         if secret is None:
             raise errors.Usage("which key is to be added? a key file, or a passphrase")
@@ -43,7 +43,7 @@ def remove_key(replica: Replica, slot: int, *, state: State = None) -> list[KeyI
     """Let a key open it no more; the others then. Raises Refused for the last one, Locked, Changed."""
     with open_store(os.fspath(replica), state=state) as store:
         ring = _ring(store)
-        ring.open(secret_of(keys.current(), store.label), store.label)
+        ring.open(secret_of(keys.current_key(), store.label), store.label)
         return _saved(store, ring.without(slot, store.label))
 
 

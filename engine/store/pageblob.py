@@ -11,7 +11,7 @@ import base64
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -157,6 +157,21 @@ class PageBlob:
     def put_last(self, offset: int, data: bytes) -> None:
         """Write the sectors that end the blob."""
         self._guarded(lambda how: self._upload(offset, data, **how), lambda: self._read(offset, len(data)) == data)
+
+    def delete(self) -> None:
+        """All of it, as the last `find` saw it; that it is gone is fine. Raises Changed where somebody wrote since."""
+        how = self._unchanged()
+
+        def attempt(again: bool) -> None:
+            try:
+                with azurefail.told(self.path):
+                    self.blob.delete_blob(**how)
+            except Changed:
+                if not again or self.blob.exists():
+                    raise
+
+        with suppress(Absent):
+            self._call(attempt)
 
     def resize(self, size: int) -> None:
         """Cut it, or let it grow by zeros."""

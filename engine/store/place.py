@@ -41,7 +41,7 @@ class Place:
 
 def is_place(text: str) -> bool:
     """Whether a replica on the command line is the log of a store: by its URL, or by what the folder holds."""
-    return is_url(text) or is_log(text) or text == _found.get()
+    return is_url(text) or (text != "" and is_log(text)) or text == _found.get()
 
 
 def is_url(text: str) -> bool:
@@ -55,7 +55,7 @@ def is_log(folder: str) -> bool:
 
 
 # The URL of an agent's replica that is known to be a log while a call is made again.
-_found: ContextVar[str] = ContextVar("found", default="")
+_found: ContextVar[str | None] = ContextVar("found", default=None)
 
 
 @contextmanager
@@ -90,9 +90,11 @@ def finding_logs(call: Callable[P, T]) -> Callable[P, T]:
 
 
 def becomes_log(replica: str, history: str) -> bool:
-    """Whether a cycle goes into a log. Raises Refused for a folder that holds something else."""
+    """Whether a cycle goes into a log. Raises Refused for a folder that holds something else, Usage for no name."""
     if history != "log" or is_place(replica):
         return is_place(replica)
+    if not replica:
+        raise errors.Usage("a replica is a folder, and this is no name of one", path="(no name)")
     names = os.listdir(replica) if os.path.isdir(replica) else []  # noqa: PTH208
     if names and not _MARKS & set(names):  # it may have become one just now
         raise errors.Refused("holds something else than a log, which is to have a folder of its own", path=replica)

@@ -17,6 +17,8 @@ from secondsite.engine.store.diskstate import PREFIX
 from secondsite.engine.store.pageblob import PageBlob
 
 NUMBER, BASE = PREFIX + "snapshot", PREFIX + "base"
+# Of one that somebody reads (blobsource.py).
+READING = PREFIX + "reading"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +54,22 @@ class Snapshots:
         found: list[Snapshot] = self.blob.store.calling(lambda again: self._listed())
         return found
 
+    def all_taken(self) -> tuple[list[Snapshot], list[str]]:
+        """Ours, a standby's and those of readers; and the names of all others."""
+        found: list[Snapshot] = self.blob.store.calling(lambda again: self._all())
+        ours = [each for each in found if NUMBER in each.metadata or READING in each.metadata]
+        return ours, [each.name for each in found if each not in ours]
+
     def _listed(self) -> list[Snapshot]:
+        return [each for each in self._all() if NUMBER in each.metadata]
+
+    def _all(self) -> list[Snapshot]:
         found = []
         with azurefail.told(self.blob.path):
             named = self._container.list_blobs(name_starts_with=self._name, include=["snapshots", "metadata"])
             for each in named:
                 said = {name.lower(): value for name, value in (each.metadata or {}).items()}
-                if each.name == self._name and each.snapshot and NUMBER in said:
+                if each.name == self._name and each.snapshot:
                     found.append(Snapshot(str(each.snapshot), said.get(BASE, ""), said))
         return sorted(found, key=lambda each: each.name)
 

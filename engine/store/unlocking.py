@@ -20,7 +20,7 @@ def unlocked(store: Retrying, *, encrypt: bool = False) -> Store:
     encrypted where a key was given, and for one that `encrypt` comes too late for.
     """
     try:
-        key, found = keys.current(), store.peek(IDENTITY, record.MAX_BYTES)
+        key, found = keys.current_key(), store.peek(IDENTITY, record.MAX_BYTES)
         if found is not None and not found.data.startswith(MAGIC):
             _refuse_plain(store, encrypt)
             return store

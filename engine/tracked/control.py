@@ -18,7 +18,7 @@ from typing import NamedTuple
 from secondsite.engine import _nbd, errors
 from secondsite.engine.nbd import protocol as p
 from secondsite.engine.tracked import wire
-from secondsite.engine.tracked.disk import TrackedImage
+from secondsite.engine.tracked.disk import Known, TrackedImage
 from secondsite.engine.tracked.mapfile import beside
 from secondsite.engine.tracked.wire import Json, Lines
 from secondsite.engine.trackers.base import Have
@@ -30,7 +30,7 @@ MAX_CONNECTIONS = 64
 class _Open:
     """The cut of one image, as a connection holds it."""
 
-    def __init__(self, image: TrackedImage, known: bool) -> None:
+    def __init__(self, image: TrackedImage, known: Known) -> None:
         self.image, self.known, self.number = image, known, image.number
         self.token = secrets.token_hex(16)
         self.view = image.view()
@@ -112,7 +112,7 @@ class Control:
             for one in wanted:
                 if one.image.changes.cutting:
                     raise errors.Busy("a cut of it is open already", path=one.image.path)
-            known = [one.image.prepare(one.have, one.sample, block) for one in wanted]
+            known = [one.image.prepare(one.have, one.sample, block, one.basis) for one in wanted]
             stall = _nbd.ChangeMap.cut([one.image.changes for one in wanted])
             made = [_Open(one.image, is_known) for one, is_known in zip(wanted, known, strict=True)]
             self._cuts.update((cut.token, cut) for cut in made)
@@ -155,6 +155,7 @@ class _Wanted(NamedTuple):
     image: TrackedImage
     have: Have | None
     sample: list[tuple[int, int]]
+    basis: Have | None
 
 
 class _Session:
@@ -216,7 +217,7 @@ class _Session:
         made, stall = self.control.begin([self._wanted(disk) for disk in asked["disks"]], block)
         self.cuts = {cut.image.path: cut for cut in made}
         disks = [
-            {"size": cut.image.size, "known": cut.known, "token": cut.token,
+            {"size": cut.image.size, "known": cut.known.since, "based": cut.known.basis, "token": cut.token,
              "follows": cut.image.have.replica_id if cut.image.have else None}
             for cut in made
         ]  # fmt: skip
@@ -229,7 +230,7 @@ class _Session:
         sample = [(start, length) for start, length in disk["sample"]]
         if any(type(n) is not int or not 0 <= n < 1 << 63 for pair in sample for n in pair):
             raise ValueError("no ranges")
-        return _Wanted(image, wire.have_of(disk["have"]), sample)
+        return _Wanted(image, wire.have_of(disk["have"]), sample, wire.have_of(disk.get("basis")))
 
     def _cut(self, asked: Json) -> _Open:
         cut = self.cuts.get(asked["image"])

@@ -6,11 +6,14 @@ import errno
 import os
 import threading
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from secondsite.engine import _nbd, errors
 from secondsite.engine.images import RawImage, open_image
+from secondsite.engine.images.overlay import OverlayImage
 from secondsite.engine.images.raw import real_path
+from secondsite.engine.relatives import Basis
 from secondsite.engine.tracked.mapfile import MapFile, State, beside, lock, stamp
 from secondsite.engine.tracked.others import Others
 from secondsite.engine.trackers.base import Have
@@ -26,6 +29,13 @@ SAVE_BEATS = 5
 AREA_SHARE = 0.5
 
 
+class Known(NamedTuple):
+    """What the marks of a cut are relative to: the point that was asked for, or the basis."""
+
+    since: bool
+    basis: bool
+
+
 class TrackedImage:
     """The image at `path`, open for writing, of which this process is the only server.
 
@@ -39,6 +49,8 @@ class TrackedImage:
         self.path = real_path(path)
         self.area_folder, self.area_limit = area or os.path.dirname(self.path), area_limit
         self.image = open_image(self.path, "rw", format=format)
+        self.clients: Callable[[], int] = lambda: 0
+        """How many have its export: who writes through it is one of them."""
         self.lost = ""
         """Why the last cut was lost; empty while it was not. The next cycle that works clears it."""
         self.have: Have | None = None
@@ -76,7 +88,18 @@ class TrackedImage:
         self.disk = _nbd.Disk(image, self.size, fd=fd, changes=self.changes)
         self.others = Others(self.path, image, self.changes)
         self.have = self.file.load(self.changes, image.files(), raw=isinstance(image, RawImage))
-        self.file.attach(self.changes, self._state(""), self.have is not None)
+        known = self.have is not None
+        self._lay_over(Basis.of(image))
+        self.file.attach(self.changes, self._state(""), known)
+
+    def _lay_over(self, basis: Basis | None) -> None:
+        """What an overlay holds is what was written since its point, whatever became of the map: relative to that there
+        is one, until a replica has taken it over.
+        """
+        if basis is not None and isinstance(self.image, OverlayImage) and self.have in (None, basis.have):
+            self.have = basis.have
+            for start, length in self.image.written():
+                self.changes.mark(start, length)
 
     def _state(self, stamped: str) -> State:
         return State(self.size, GRANULE, REGION, f"inode {self.others.inode}", self.have, stamped)
@@ -132,8 +155,10 @@ class TrackedImage:
 
     # -- cuts -----------------------------------------------------------------------------------------------------
 
-    def prepare(self, have: Have | None, sample: Sequence[tuple[int, int]], block: int) -> bool:
-        """Before `cut`; whether what changed since `have` is known."""
+    def prepare(
+        self, have: Have | None, sample: Sequence[tuple[int, int]], block: int, basis: Have | None = None
+    ) -> Known:
+        """Before `cut`: is what changed since `have` known, or since `basis`? Then more than that may be read."""
         if self.changes.cutting:
             raise errors.Busy("a cut of it is open already", path=self.path)
         self._look_for_others()
@@ -141,12 +166,13 @@ class TrackedImage:
             wrong = "another file lies there than" if self.others.replaced() else "it has another size than"
             raise errors.Unreachable(f"{wrong} its tracking server serves; start that anew", path=self.path)
         known, self._doubt = have is not None and have == self.have, False
+        based = not known and basis is not None and basis == self.have
         inside = [(start, min(length, self.size - start)) for start, length in sample if start < self.size]
         self._open_area()
         self.limit = self._limit()
         self.changes.prepare(max(block, GRANULE), not known, inside, self._area, self.limit)
         self.number += 1
-        return known
+        return Known(known, based)
 
     def _open_area(self) -> None:
         if self._area < 0:
@@ -239,5 +265,5 @@ class TrackedImage:
             "marked_bytes": min(changes.marked_granules * changes.granule, self.size),
             "active_regions": changes.active_regions, "region_bytes": changes.region, "cut_open": changes.cutting,
             "copied_bytes": changes.copied_bytes, "resync_required": bool(self.lost), "lost": self.lost,
-            "map_error": os.strerror(changes.broken) if changes.broken else "",
+            "map_error": os.strerror(changes.broken) if changes.broken else "", "clients": self.clients(),
         }  # fmt: skip

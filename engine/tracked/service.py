@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
@@ -27,15 +28,16 @@ def track(
     listen: tuple[str, int] | None = None,
     tls: str | None = None,
     names: Sequence[str] = (),
-    source_format: str | None = None,
+    source_format: str | Sequence[str] | None = None,
     area: str | None = None,
     area_limit: int | None = None,
 ) -> Tracking:
     """Serve disk images over NBD until it is closed, and mark what is written, so that a cycle costs what changed.
 
     `socket` is a Unix socket's path, `listen` an address and a port (0: any); `tls` a folder with certificates. `names`
-    of the exports are the files' own by default. What a guest overwrites while a cycle reads is kept in the folder
-    `area` (the image's own), in at most `area_limit` bytes. Raises Busy where another server has one of the images.
+    of the exports are the files' own by default; `source_format` is that of all images, or of each. What a guest
+    overwrites while a cycle reads is kept in the folder `area` (the image's own), in at most `area_limit` bytes. Raises
+    Busy where another server has one of the images.
     """
     if socket is None and listen is None:
         raise errors.Usage("a tracking server needs a socket or an address to listen on")
@@ -48,10 +50,14 @@ def track(
     for image, name in zip(images, chosen, strict=True):
         if os.fsencode(name) != name.encode(errors="replace"):
             raise errors.Usage("its name is not UTF-8, as NBD wants; give it another (--name)", path=os.fspath(image))
+    said = (source_format,) if source_format is None or isinstance(source_format, str) else source_format
+    formats = [*said] * len(images) if len(said) == 1 else [*said]
+    if len(formats) != len(images):
+        raise errors.Usage(f"{len(images)} images have one format for all, or one each; {len(formats)} were given")
     tracking = Tracking(Server(tls=server_context(tls) if tls else None))
     try:
-        for image, name in zip(images, chosen, strict=True):
-            tracking.add(TrackedImage(os.fspath(image), format=source_format, area=area, area_limit=area_limit), name)
+        for image, name, format in zip(images, chosen, formats, strict=True):
+            tracking.add(TrackedImage(os.fspath(image), format=format, area=area, area_limit=area_limit), name)
         tracking.start(socket, listen, tls is not None)
     except BaseException:
         tracking.close()
@@ -71,6 +77,7 @@ class Tracking:
     def add(self, image: TrackedImage, name: str) -> None:
         """Offer an image; before `start`."""
         self.images.append(image)
+        image.clients = partial(self.server.clients, name)
         contexts = {p.CONTEXT_ALLOCATION: allocation(image.image), CONTEXT_CHANGED: dirty(image.changes.status)}
         self.server.add(Export(name, image.disk, "tracked by secondsite", contexts))
         self.names.append(name)
@@ -97,6 +104,8 @@ class Tracking:
         """Finish what is under way, flush, and save the maps. Raises Unreachable where a client's request does not end;
         the maps are then as after a crash.
         """
+        for image in self.images:
+            image.image.give_up()
         ended = self.server.stop()
         if self._control is not None:
             self._control.close()

@@ -18,9 +18,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
-from secondsite.engine.images import Image
+from secondsite.engine.images import Image, Stamp
+
+if TYPE_CHECKING:
+    from secondsite.engine.blockmap import BlockMap
+    from secondsite.engine.source import Source
 
 
 class Have(NamedTuple):
@@ -44,15 +48,29 @@ class Cut(ABC):
     """How long a writer of the source may have stood still for the cut; None where nothing stopped it."""
     kept_bytes: int = 0
     """Room beside the source that its tracking had taken when the cut began, in bytes."""
+    rested: tuple[Stamp, ...] | None = None
+    """What the source's files looked like at an instant that the cut shares with others, where it is not frozen."""
     application: bool = False
     """File systems or databases were brought to rest around the cut; otherwise it is as after a power loss."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
 
+    def settled(self, origin: Source) -> tuple[Stamp, ...] | None:
+        """What the files look like from which a cut that is not frozen is read: later writes change it. None where
+        that does not show. Raises SourceChanged where they are written all the time.
+        """
+        return self.rested or origin.settled()
+
     @abstractmethod
     def changed(self) -> Iterable[tuple[int, int]] | None:
         """(start, length) in bytes of what may have changed: ascending, disjoint, inside the image. None: unknown."""
+
+    def changed_from(self, previous: BlockMap, seed: int) -> Iterable[tuple[int, int]] | None:
+        """As `changed`, of a replica whose newest point has the map `previous`, hashed by `seed`. It is asked in the
+        place of that, and may know more: what another replica's map says.
+        """
+        return self.changed()
 
     def read_once(self) -> None:
         """From now on nothing of `image` is read twice: what was read need not be kept for this cut any more."""

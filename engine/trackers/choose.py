@@ -102,17 +102,34 @@ def _served(asked: Asked) -> Tracker:
 
     if not asked.origin.by_path or asked.origin.is_url:
         raise errors.Usage("a tracking server serves the file of a disk", path=asked.origin.path)
-    return ServedTracker(asked.origin.path, block_size=asked.replica.identity.block_size)
+    from secondsite.engine.relatives import Basis
+
+    basis = Basis.of(asked.origin.image)
+    return ServedTracker(asked.origin.path, block_size=asked.replica.identity.block_size, basis=basis)
 
 
 def _find_served(asked: Asked) -> Chosen | None:
     """Where a server has the image, nothing else will do: it is written while a cycle reads."""
     origin = asked.origin
-    if not origin.by_path or (not isinstance(origin.image, RawImage) and origin.format not in ("vhdx", "vhd")):
+    if not origin.by_path or not (isinstance(origin.image, RawImage) or origin.format in _SERVED):
         return None
     from secondsite.engine.tracked.mapfile import is_served
 
     return Chosen(_served(asked), True, "a tracking server serves it") if is_served(origin.path) else None
+
+
+def _overlay(asked: Asked) -> Tracker:
+    from secondsite.engine.trackers.laid import OverlayTracker
+
+    if asked.origin.format != "overlay":
+        raise errors.Usage("is no overlay, which alone holds what was written since a point", path=asked.origin.path)
+    return OverlayTracker(asked.origin)
+
+
+def _find_overlay(asked: Asked) -> Chosen | None:
+    if asked.origin.format != "overlay":
+        return None
+    return Chosen(_overlay(asked), True, "an overlay holds what was written")
 
 
 def _find_qemu(asked: Asked) -> Chosen | None:
@@ -157,12 +174,15 @@ def _find_vhdx(asked: Asked) -> Chosen | None:
     return Chosen(_vhdx(asked), True, "a VHDX names its changes only in a new checkpoint")
 
 
+# Containers that a tracking server may write.
+_SERVED = ("vhdx", "vhd", "overlay")
 NAMED: dict[str, Callable[[Asked], Tracker]] = {
     "scan": _scan, "nbd": _served, "clone": _clone, "vhdx": _vhdx, "qemu": _qemu, "bitmap": _bitmap,
+    "overlay": _overlay,
 }  # fmt: skip
 # In this order.
 AUTO: tuple[Callable[[Asked], Chosen | None], ...] = (
-    _find_qemu, _find_bitmap, _find_served, _find_clone, _find_vhdx,
+    _find_qemu, _find_bitmap, _find_served, _find_overlay, _find_clone, _find_vhdx,
 )  # fmt: skip
 
 
@@ -175,7 +195,7 @@ def choose(asked: Asked) -> Chosen:
     if asked.origin.by_path and chosen.ours and chosen.tracker.name not in ("clone", "changed"):
         _forget_clones(asked)
     together = asked.wish.together
-    return chosen if together is None else chosen._replace(tracker=together.join(chosen.tracker))
+    return chosen if together is None else chosen._replace(tracker=together.join(chosen.tracker, asked.origin))
 
 
 def _forget_clones(asked: Asked) -> None:

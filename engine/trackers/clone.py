@@ -12,17 +12,16 @@ import os
 from array import array
 from collections.abc import Iterable, Sequence
 
-from secondsite.engine import errors, kernel
+from secondsite.engine import errors
 from secondsite.engine.images import Image, open_image
 from secondsite.engine.trackers.base import Cut, Have, Tracker
 from secondsite.engine.trackers.clonefile import (
     Spot,
     alone,
+    apart,
     clone,
     is_open,
     keep,
-    one_device,
-    open_kept,
     remove,
     supported,
     weight,
@@ -144,22 +143,15 @@ class CloneCut(Cut):
 
     def compare(self, have: Have) -> None:
         """Find what may have changed since the clone of `have`, if that is there and nobody has touched it."""
-        kept = open_kept(self._spot.at(have.generation), have)
-        if kept < 0:
-            return
         try:
-            if not one_device(self._fd, self._spot.source):
-                return
-            old_size, size = os.fstat(kept).st_size, os.fstat(self._fd).st_size
-            new, old = kernel.extents.fiemap(self._fd, size), kernel.extents.fiemap(kept, old_size)
-            self.kept_bytes = kernel.extents.weigh(old)[0]
-            self._ranges = kernel.extents.changed(old, new, old_size, size)
-            self._warn(kernel.extents.weigh(new)[1])
+            found = apart(self._spot, self._fd, have)
         except (OSError, ValueError) as error:
             wrong = f"its extents do not tell what changed ({error}); all is scanned"
             self.warnings.append(f"{self._tracker.path}: {wrong}")
-        finally:
-            os.close(kept)
+            return
+        if found is not None:
+            self._ranges, self.kept_bytes = found.ranges, found.kept_bytes
+            self._warn(found.uncertain)
 
     def _warn(self, uncertain: int) -> None:
         """Say why a cycle over a compressed image reads most of it."""

@@ -15,17 +15,17 @@ import re
 import stat
 import struct
 import time
+from array import array
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from secondsite.engine import errors, kernel
 from secondsite.engine.images import RawImage, open_image
-from secondsite.engine.images.raw import real_path
+from secondsite.engine.images.raw import FICLONE, real_path
 from secondsite.engine.source import file_system
 from secondsite.engine.trackers.base import Have
 from secondsite.engine.units import KIB
 
-_FICLONE = 0x40049409
 _FSGETXATTR, _REALTIME = 0x801C581F, 1
 _ATTRIBUTE = "user.secondsite.clone"
 _PROBE = 64 * KIB
@@ -107,7 +107,7 @@ def _probe(folder: str) -> str | None:
         with tempfile.TemporaryFile(dir=folder, buffering=0) as one, tempfile.TemporaryFile(dir=folder) as two:
             one.write(os.urandom(2 * _PROBE))
             doing = "clone files"
-            fcntl.ioctl(two.fileno(), _FICLONE, one.fileno())
+            fcntl.ioctl(two.fileno(), FICLONE, one.fileno())
             doing = "attach attributes to files"
             os.setxattr(two.fileno(), _ATTRIBUTE, b"{}")
             doing = "tell where a file's bytes lie"
@@ -138,7 +138,7 @@ def clone(spot: Spot) -> tuple[int, float]:
             # 1 GiB that took 2.0 s on XFS, 0.8 s when most of it was flushed before; on Btrfs 0.5 s either way.
             os.fdatasync(source)
             start = time.perf_counter()
-            fcntl.ioctl(made, _FICLONE, source)
+            fcntl.ioctl(made, FICLONE, source)
             return made, time.perf_counter() - start
         finally:
             os.close(source)
@@ -160,7 +160,7 @@ def frozen(path: str | os.PathLike[str]) -> RawImage | None:
             if not stat.S_ISREG(os.fstat(source).st_mode):
                 return None
             made = os.open(os.path.dirname(real_path(path)), os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-            fcntl.ioctl(made, _FICLONE, source)
+            fcntl.ioctl(made, FICLONE, source)
             image = RawImage(f"/proc/self/fd/{made}")
         finally:
             os.close(source)
@@ -204,6 +204,48 @@ def open_kept(path: str, have: Have) -> int:
         pass
     os.close(fd)
     return -1
+
+
+class Apart(NamedTuple):
+    """Where two files may differ, as starts and lengths; what the older one holds alone, and how much of the newer one
+    was named only because its extents do not tell, in bytes.
+    """
+
+    ranges: tuple[array[int], array[int]]
+    kept_bytes: int
+    uncertain: int
+
+
+def apart(spot: Spot, fd: int, have: Have) -> Apart | None:
+    """What an open file, the source or a clone of it, may hold otherwise than the kept clone of `have`; None where that
+    is not there, or somebody touched it. Raises OSError, and ValueError for extents that make no sense.
+    """
+    kept = open_kept(spot.at(have.generation), have)
+    if kept < 0:
+        return None
+    try:
+        if not one_device(fd, spot.source):
+            return None
+        old_size, size = os.fstat(kept).st_size, os.fstat(fd).st_size
+        new, old = kernel.extents.fiemap(fd, size), kernel.extents.fiemap(kept, old_size)
+        found = kernel.extents.changed(old, new, old_size, size)
+        return Apart(found, kernel.extents.weigh(old)[0], kernel.extents.weigh(new)[1])
+    finally:
+        os.close(kept)
+
+
+def kept_as(path: str) -> Have | None:
+    """Of which point a kept clone is, by its own word, which `open_kept` proves; None for what is no such clone."""
+    try:
+        replica_id, generation, seal, *_ = json.loads(os.getxattr(path, _ATTRIBUTE))
+        have = Have(str(replica_id), int(generation), str(seal))
+    except (OSError, ValueError, TypeError):
+        return None
+    fd = open_kept(path, have)
+    if fd < 0:
+        return None
+    os.close(fd)
+    return have
 
 
 def one_device(fd: int, path: str) -> bool:

@@ -21,12 +21,13 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from secondsite.engine import errors
 from secondsite.engine.nbd.url import NbdUrl
 from secondsite.engine.qemu import nodes
-from secondsite.engine.qemu.agent import Freeze, frozen
+from secondsite.engine.qemu.agent import Freeze, Quiesce, guest_frozen
 from secondsite.engine.qemu.fleece import Fleece, View, Zeros
 from secondsite.engine.qemu.machine import Qemu
 from secondsite.engine.qemu.qmp import Json, Monitor
@@ -61,8 +62,10 @@ class QemuTracker(Tracker):
             self.cut.give_back()
 
 
-def begin_together(wanted: Sequence[tuple[QemuTracker, Have | None]]) -> list[QemuCut]:
-    """Cuts of several disks of one machine at one instant, with one freeze of its guest.
+def begin_together(
+    wanted: Sequence[tuple[QemuTracker, Have | None]], quiesce: Quiesce | None = None
+) -> list[QemuCut]:
+    """Cuts of several disks of one machine at one instant, with one freeze of its guest, and `quiesce` around it.
 
     The disks share the monitor, the agent and the NBD server of the first. Either all of the cuts begin or none.
     """
@@ -74,7 +77,7 @@ def begin_together(wanted: Sequence[tuple[QemuTracker, Have | None]]) -> list[Qe
     try:
         for tracker, have in wanted:
             cuts.append(QemuCut(session, tracker, have))
-        session.instant(cuts, first.qemu.agent)
+        session.instant(cuts, first.qemu.agent, quiesce)
         for cut in cuts:
             cut.show()
     except BaseException:
@@ -95,6 +98,12 @@ def _check_format(tracker: QemuTracker, node: nodes.Node) -> None:
         raise errors.Refused(text, path=tracker.path)
 
 
+@contextmanager
+def _as_it_is() -> Iterator[Freeze]:
+    """Nothing is brought to rest."""
+    yield Freeze()
+
+
 class _Session:
     """The connection of the cuts that began together; it ends with the last of them."""
 
@@ -113,17 +122,18 @@ class _Session:
         for cut in self.cuts:
             cut.fleece.heard(name, data)
 
-    def instant(self, cuts: list[QemuCut], agent: str | None) -> None:
+    def instant(self, cuts: list[QemuCut], agent: str | None, quiesce: Quiesce | None = None) -> None:
         """The cut itself, of all disks in one transaction; a guest's writers may stand still until it is done."""
         self.server.start()
         for cut in cuts:
             cut.look_ahead(self.server.url)
-        with frozen(agent) as freeze:
+        with (quiesce or _as_it_is)() as rest, guest_frozen(agent) as freeze:
             began = time.monotonic()
             self.monitor.transaction([action for cut in cuts for action in cut.actions()])
             stall = time.monotonic() - began
         for cut in cuts:
-            cut.begun(stall, freeze)
+            asked = [one for one, given in ((rest, quiesce), (freeze, agent)) if given is not None]
+            cut.begun(stall, asked)
 
     def left(self, cut: QemuCut) -> None:
         with self._leaving:  # each cut is read, and ends, in a thread of its own
@@ -224,9 +234,10 @@ class QemuCut(Cut):
         actions = [self._action("add", self._next), self.fleece.action()]
         return [*actions, self._action("disable", self._kept or self._first)]
 
-    def begun(self, stall: float, freeze: Freeze) -> None:
-        self.stall_seconds, self.application = stall, freeze.held
-        self.warnings.extend(freeze.warnings)
+    def begun(self, stall: float, asked: Sequence[Freeze]) -> None:
+        self.stall_seconds = stall
+        self.application = bool(asked) and all(one.held for one in asked)
+        self.warnings.extend(warning for one in asked for warning in one.warnings)
 
     def show(self) -> None:
         self.image = self.fleece.expose(self._session.server.url, self._kept or self._first)

@@ -51,6 +51,7 @@ class SourceTracker(Tracker):
     def begin(self, have: Have | None, sample: Sequence[tuple[int, int]] = ()) -> SourceCut:
         if self._cut is not None and not self._cut.ended:
             raise errors.Refused("a cut of it is open already", path=self.origin.path)
+        self.origin.reread()
         self._cut = SourceCut(self.name, self.origin.image, lambda: self.named(have) if have else None)
         return self._cut
 

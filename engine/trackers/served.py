@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from secondsite.engine import errors
+from secondsite.engine.blockmap import BlockMap
 from secondsite.engine.images.nbd import NbdImage
 from secondsite.engine.images.raw import real_path
 from secondsite.engine.nbd import protocol as p
@@ -19,6 +20,7 @@ from secondsite.engine.nbd.client import Connection
 from secondsite.engine.nbd.negotiation import Export, Headers
 from secondsite.engine.nbd.transport import TIMEOUT, Transport
 from secondsite.engine.nbd.url import NbdUrl
+from secondsite.engine.relatives import Basis
 from secondsite.engine.tracked import wire
 from secondsite.engine.tracked.mapfile import beside, is_served
 from secondsite.engine.tracked.wire import Json, Lines
@@ -39,8 +41,10 @@ class ServedTracker(Tracker):
 
     name = NAME
 
-    def __init__(self, path: str | os.PathLike[str], *, block_size: int = 64 * KIB) -> None:
-        self.path, self.block_size = real_path(path), block_size
+    def __init__(
+        self, path: str | os.PathLike[str], *, block_size: int = 64 * KIB, basis: Basis | None = None
+    ) -> None:
+        self.path, self.block_size, self.basis = real_path(path), block_size, basis
         self.cut: ServedCut | None = None
 
     def begin(self, have: Have | None, sample: Sequence[tuple[int, int]] = ()) -> ServedCut:
@@ -65,9 +69,10 @@ def begin_together(
     session = _Session(first.path)
     try:
         disks = [
-            {"image": tracker.path, "have": list(have) if have else None, "sample": [list(pair) for pair in sample]}
+            {"image": tracker.path, "have": list(have) if have else None, "sample": [list(pair) for pair in sample],
+             "basis": list(tracker.basis.have) if tracker.basis and have else None}
             for tracker, have, sample in wanted
-        ]
+        ]  # fmt: skip
         block = max(tracker.block_size for tracker, _, _ in wanted)
         answer = session.ask({"do": "begin", "disks": disks, "block": block})
         cuts: list[ServedCut] = []
@@ -161,11 +166,17 @@ class ServedCut(Cut):
         self._session, self.owner, self._known, self.stall_seconds = session, owner, bool(disk["known"]), stall
         self.image: ServedView = ServedView(session, owner.path, disk["token"], disk["size"])
         self._ended, self.lost = False, ""
-        if have is not None and disk["follows"] not in (None, have.replica_id):
+        self._basis = owner.basis if disk.get("based") else None
+        if self._basis is None and have is not None and disk["follows"] not in (None, have.replica_id):
             self.warnings.append(f"{owner.path}: its server followed another replica; all is read once")
 
     def changed(self) -> Iterable[tuple[int, int]] | None:
         return self._ranges() if self._known else None
+
+    def changed_from(self, previous: BlockMap, seed: int) -> Iterable[tuple[int, int]] | None:
+        if self._basis is None:
+            return self.changed()
+        return self._basis.changed_from(self._ranges(), previous, seed, self.warnings)
 
     def _ranges(self) -> Iterable[tuple[int, int]]:
         at: int | None = 0

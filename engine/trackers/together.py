@@ -8,15 +8,17 @@ files are looked at before the first and after the last cut.
 
 from __future__ import annotations
 
+import datetime
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from secondsite.engine import errors
-from secondsite.engine.source import TICK_NS
+from secondsite.engine.qemu.agent import Quiesce
+from secondsite.engine.source import TICK_NS, Source
 from secondsite.engine.trackers.base import Cut, Have, Tracker
 
 # A file that was written within the last ticks of the clock may have been written after the look too.
@@ -40,16 +42,25 @@ class Apart(errors.Refused):
 @dataclass
 class _Party:
     tracker: Tracker
+    origin: Source
     have: Have | None
     sample: Ranges
     cut: Cut | None = None
 
 
 class Instant:
-    """One instant of so many sources. `wait` seconds are how long the first one waits for the last."""
+    """One instant of so many sources. `wait` seconds are how long the first one waits for the last, `quiesce` brings
+    to rest around it what writes them. `clock` is looked at once all are cut: that is the time of their points.
+    """
 
-    def __init__(self, parties: int, wait: float = 600.0) -> None:
-        self._missing, self._wait = parties, wait
+    def __init__(
+        self, parties: int, wait: float = 600.0, quiesce: Quiesce | None = None, *,
+        clock: Callable[[], datetime.datetime],
+    ) -> None:  # fmt: skip
+        self._clock, self._live = clock, False
+        self._time: datetime.datetime | None = None
+        self._missing, self._wait, self._quiesce = parties, wait, quiesce
+        self._seen: dict[str, tuple[int, ...]] = {}
         self._parties: list[_Party] = []
         self._error: errors.Error | None = None
         self._done = False
@@ -62,8 +73,18 @@ class Instant:
             self._error = self._error or error
             self._cut_if_all()
 
-    def begin(self, tracker: Tracker, have: Have | None, sample: Ranges) -> Cut:
-        party = _Party(tracker, have, sample)
+    def now(self) -> datetime.datetime:
+        """The present before the cut, and the time of the cut from then on. Where a source tells nothing of being
+        written while it is read there is no such time: then it is the present after the cut, too.
+        """
+        return self._clock() if self._live else self.when()
+
+    def when(self) -> datetime.datetime:
+        """As `now`, but the time of the cut in any case."""
+        return self._time or self._clock()
+
+    def begin(self, tracker: Tracker, origin: Source, have: Have | None, sample: Ranges) -> Cut:
+        party = _Party(tracker, origin, have, sample)
         with self._changed:
             self._parties.append(party)
             self._missing -= 1
@@ -74,7 +95,7 @@ class Instant:
                 assert self._error is not None
                 if isinstance(self._error, errors.SourceChanged):
                     raise Apart(str(self._error))
-                raise errors.Busy(f"another disk of the machine could not be cut: {self._error}")
+                raise errors.Busy(f"the disks of the machine could not be cut: {self._error}")
             return party.cut
 
     def _cut_if_all(self) -> None:
@@ -83,7 +104,8 @@ class Instant:
             return
         try:
             if self._error is None and self._parties:
-                _cut(self._parties)
+                self._seen = _cut(self._parties, self._quiesce, self._mark)
+                self._settle()
         except errors.Error as error:
             self._error = error
         finally:
@@ -91,6 +113,23 @@ class Instant:
                 self._fail(self._error)
             self._done = True
             self._changed.notify_all()
+
+    def _mark(self) -> None:
+        self._time = self._clock()
+
+    def _settle(self) -> None:
+        """What is read as it is may have been written since it was cut: none of that is later than the time."""
+        found = [party for party in self._parties if party.cut is not None and not party.cut.frozen]
+        for party in found:
+            assert party.cut is not None
+            party.cut.rested = party.origin.settled()
+        if found:
+            self._mark()
+        self._live = any(party.cut is not None and party.cut.rested is None for party in found)
+
+    def written_since(self) -> list[str]:
+        """Files that were read as they are, and written since they were at rest: what was read may be of later."""
+        return [path for path, seen in self._seen.items() if not os.path.exists(path) or _stamps([path]) != [seen]]
 
     def _fail(self, error: errors.Error) -> None:
         """What was cut already goes back."""
@@ -110,9 +149,9 @@ class Party:
         self.instant, self.distrust = instant, distrust
         self.begun = False
 
-    def join(self, tracker: Tracker) -> Tracker:
-        """The tracker, whose cut begins with all others."""
-        return _Joined(self, tracker)
+    def join(self, tracker: Tracker, origin: Source) -> Tracker:
+        """The tracker of a source, whose cut begins with all others."""
+        return _Joined(self, tracker, origin)
 
     def end(self, error: BaseException | None = None) -> None:
         """The cycle has ended; where it made no cut, the others do not wait for it: nothing changed, or all fail."""
@@ -125,9 +164,9 @@ class Party:
 class _Joined(Tracker):
     """A tracker that begins once, with the others."""
 
-    def __init__(self, party: Party, tracker: Tracker) -> None:
+    def __init__(self, party: Party, tracker: Tracker, origin: Source) -> None:
         self.name = tracker.name
-        self._party, self._tracker = party, tracker
+        self._party, self._tracker, self._origin = party, tracker, origin
         self._had: Have | None = None
 
     def begin(self, have: Have | None, sample: Ranges = ()) -> Cut:
@@ -137,14 +176,46 @@ class _Joined(Tracker):
             why = "its tracker left out what changed" if unmasked else "it was written meanwhile"
             raise Apart(f"{why}; all disks of the machine have to be cut again", path=path, distrust=unmasked)
         self._party.begun, self._had = True, have
-        return self._party.instant.begin(self._tracker, None if self._party.distrust else have, sample)
+        known = None if self._party.distrust else have
+        return self._party.instant.begin(self._tracker, self._origin, known, sample)
 
     def close(self) -> None:
         self._tracker.close()
 
 
-def _cut(parties: Sequence[_Party]) -> None:
-    groups = _groups(parties)
+def _cut(
+    parties: Sequence[_Party], quiesce: Quiesce | None, mark: Callable[[], None]
+) -> dict[str, tuple[int, ...]]:
+    """Cut all of them, and `mark` when that was. What files looked like at rest that are read as they are: no cut keeps
+    that for them.
+    """
+    groups, seen = _groups(parties), dict[str, tuple[int, ...]]()
+    if quiesce is None:
+        _cut_all(groups, parties)
+        mark()
+    elif len(groups) == 1 and groups[0][0].tracker.name == "qemu":
+        _begin(groups[0], quiesce)  # which first looks at a disk, for as long as that takes
+        mark()
+    else:
+        with quiesce() as rest:
+            _cut_all(groups, parties)
+            mark()
+            cuts = [party.cut for party in parties if party.cut is not None]
+            seen = _look([_path(party.tracker) for party in parties if party.cut and not party.cut.frozen])
+        for cut in cuts:
+            cut.application = rest.held
+        cuts[0].warnings.extend(rest.warnings)
+    return seen
+
+
+def _look(paths: Sequence[str | None]) -> dict[str, tuple[int, ...]]:
+    """What files look like; what is no file, or is written although it should be at rest, looks like nothing else."""
+    known = [path for path in paths if path is not None]
+    stamps = _at_rest(known) or [()] * len(known)
+    return {**dict(zip(known, stamps, strict=True)), **({"a source that is no file": ()} if None in paths else {})}
+
+
+def _cut_all(groups: list[list[_Party]], parties: Sequence[_Party]) -> None:
     if len(groups) == 1:
         _begin(groups[0])
         return
@@ -178,13 +249,13 @@ def _shared(tracker: Tracker) -> Any:
     return "alone", id(tracker)
 
 
-def _begin(group: list[_Party]) -> None:
+def _begin(group: list[_Party], quiesce: Quiesce | None = None) -> None:
     first = group[0].tracker
     cuts: Sequence[Cut]
     if first.name == "qemu":
         from secondsite.engine.trackers import qemu
 
-        cuts = qemu.begin_together([(party.tracker, party.have) for party in group])  # type: ignore[misc]
+        cuts = qemu.begin_together([(party.tracker, party.have) for party in group], quiesce)  # type: ignore[misc]
     elif first.name == "nbd":
         from secondsite.engine.trackers import served
 

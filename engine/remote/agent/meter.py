@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 @dataclass
 class Counts:
     """Of one replica since the agent began. `received` are bytes of frames, `twice` those of them that were lost before
-    they were durable and had to come again. `running` streams come in just now. `last_done` is when one ended well, by
-    the monotonic clock; None where that says nothing of the data: a point that was the source is as old as it is.
+    they were durable and had to come again. `running` streams come in just now. `last_done` is when the source was as
+    the replica is, of the last that ended well, by the monotonic clock; None where that says nothing of the data: a
+    point that was the source is as old as it is.
     """
 
     received: int = 0
@@ -49,11 +50,11 @@ class Counts:
         with self._lock:
             self._spooled = None
 
-    def done(self, seconds: float, *, looked: bool = True) -> None:
-        """The replica has the point; `seconds` after its last attempt began. `looked`: the source is what it is now."""
+    def done(self, seconds: float, *, looked: float | None) -> None:
+        """The replica has the point; `seconds` after its last attempt began. `looked`: when the source was that."""
         with self._lock:
             self.cycles += 1
-            self.cycle_seconds, self.last_done = seconds, time.monotonic() if looked else None
+            self.cycle_seconds, self.last_done = seconds, looked
             self._spooled = None
 
     def failed(self, kind: str) -> None:

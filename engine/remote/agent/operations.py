@@ -55,10 +55,15 @@ OPERATIONS = {
     "open": Operation(q.Open, "read", reading.open_file),
     "point": Operation(q.AtPoint, "read", reading.at_point),
     "verify": Operation(q.Verify, "read", upkeep.verify),
+    "claim": Operation(q.Claim, "read", upkeep.claim),
+    "release": Operation(q.Release, "read", upkeep.release),
+    "claims": Operation(q.Claims, "read", upkeep.claimed),
     "prune": Operation(q.Prune, "administer", upkeep.prune),
     "cancel-resync": Operation(q.CancelResync, "send", upkeep.cancel_resync),
     objects.OPERATION: Operation(objects.Store, None, stored.serve),
+    "note": Operation(q.Note, "send", upkeep.note),
     "raise-epoch": Operation(q.RaiseEpoch, "administer", upkeep.raise_epoch),
+    "delete": Operation(q.Delete, "administer", upkeep.delete),
 }
 
 

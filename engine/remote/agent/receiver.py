@@ -35,6 +35,8 @@ from secondsite.engine.work import Options
 
 MAX_NAME = 4096
 
+# A copy to a third site, a check or a restore holds the replica as a reader; a cycle need not fail for a short one.
+_READERS_SECONDS = 5.0
 # How soon a transfer sees that its replica's epoch was raised.
 _LOOK_SECONDS = 0.5
 
@@ -94,7 +96,8 @@ class Receiver:
         origin: Any = _Origin(begin.source, begin.source_format)
         if begin.resync:
             resync.come_to_rest(replica)
-        with replica.writing():
+        with ExitStack() as alone:
+            patiently(lambda: alone.enter_context(replica.writing()), seconds=_READERS_SECONDS)
             if begin.resync:
                 self._fence(replica, terms.epoch)
                 admission.admit(replica, origin, terms)
@@ -185,6 +188,7 @@ class _Session:
         self._streams, self._peer, self._name = receiver.streams, receiver.peer, name
         self.stopping, self.counts, self._began = receiver.stopping, receiver.counts, time.monotonic()
         self._taken_up, self._looked = len(held.offsets), time.monotonic()
+        self._told = self.options.clock(), self._looked
 
     def receive(self) -> talk.Finish:
         """Until the source says that all is there, and it is."""
@@ -217,6 +221,7 @@ class _Session:
             message = self._heard()
             said = talk.from_source(message.control, self.call.peer)
             if isinstance(said, talk.Finish):
+                self._told = self.options.clock(), time.monotonic()
                 stream.complete(said.sent_bytes, self._look)
                 return said
             if isinstance(said, talk.Ask):
@@ -274,7 +279,7 @@ class _Session:
             if (newest.generation, newest.seal) != (old.generation, old.seal) if newest and old else newest is not old:
                 raise errors.Busy("another cycle came in between", path=self.replica.layout.root)
             point = self._finish(said)
-            self.counts.done(time.monotonic() - self._began, looked=said.moment is None)
+            self.counts.done(time.monotonic() - self._began, looked=self._looked_at(said))
             return point
 
     def _finish(self, said: talk.Finish) -> Point | None:
@@ -294,9 +299,19 @@ class _Session:
         spool.drop(self.replica)
         self.counts.applied()
 
+    def _cut(self, said: talk.Finish) -> datetime.datetime:
+        """When the source was cut, by the clock here: that of its host may be another. An older one does not say."""
+        return self.options.clock() if said.age is None else self._told[0] - datetime.timedelta(microseconds=said.age)
+
+    def _looked_at(self, said: talk.Finish) -> float | None:
+        """The same by the monotonic clock, for what is counted; None of a point that goes on."""
+        if said.moment is not None:
+            return None
+        return time.monotonic() if said.age is None else self._told[1] - said.age / 1e6
+
     def _apply(self, said: talk.Finish, old: Point | None, size: int) -> ground.Made:
         kind = "initial" if old is None else "resync" if self.options.resync else "delta"
-        moment = data_time(said.moment, self.options.clock(), self.call.peer)
+        moment = data_time(said.moment, self._cut(said), self.call.peer)
         point = Point(
             (old.generation if old else 0) + 1, moment, size, said.seal, kind,
             said.tracker[:64], said.read_bytes, said.changed_bytes, self.held.taken - fmt.HEADER_BYTES,

@@ -24,7 +24,7 @@ log = logging.getLogger("secondsite.agent")
 # A request more is answered with Busy.
 MAX_REQUESTS = 32
 # What ended well is told of these; reading asks for many things.
-_TOLD = {"replicate", "expect-seed", "verify", "prune", "raise-epoch", "cancel-resync", "point"}
+_TOLD = {"replicate", "expect-seed", "verify", "prune", "raise-epoch", "delete", "cancel-resync", "point"}
 
 
 @dataclass(frozen=True)

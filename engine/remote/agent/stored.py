@@ -166,7 +166,7 @@ class _Channel:
             self.store.keep(asked.name, f"head-{time.strftime('%Y-%m-%d', time.gmtime())}.json", _KEPT_DAYS)
         made = self.store.replace_parts(asked.name, asked.size, parts, asked.etag, asked.metadata)
         if asked.name == layout.HEAD:
-            self.request.counts.done(time.monotonic() - self.began)
+            self.request.counts.done(time.monotonic() - self.began, looked=time.monotonic())
         return made
 
     def _parts(self, name: str, size: int, body: Any) -> Iterator[Any]:

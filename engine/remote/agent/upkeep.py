@@ -1,16 +1,18 @@
-"""The agent's work on one of its replicas that another host asks for: verify, prune, fence."""
+"""The agent's work on one of its replicas that another host asks for: verify, prune, fence, delete."""
 
 from __future__ import annotations
 
 import contextlib
 from itertools import islice
 
-from secondsite.engine import errors, maintain, verification
+from secondsite.engine import claiming, deletion, errors, maintain, notes, verification
 from secondsite.engine.progress import Progress
 from secondsite.engine.remote import questions as q
 from secondsite.engine.remote.agent import stored
 from secondsite.engine.remote.agent.request import Request
 from secondsite.engine.remote.link.calls import Call
+from secondsite.engine.replica import claims, record
+from secondsite.engine.replica.directory import Replica
 from secondsite.engine.results.proof import Verified
 from secondsite.engine.store.place import is_log
 
@@ -53,5 +55,35 @@ def cancel_resync(request: Request, call: Call, args: q.CancelResync) -> None:
     call.send(q.Count(int(maintain.cancel_resync(request.folder, files=request.files))))
 
 
+def note(request: Request, call: Call, args: q.Note) -> None:
+    """What is said of a replica by who may send to it; nobody here reads it."""
+    try:
+        said = record.parsed(bytes(call.receive().body).decode())
+    except UnicodeDecodeError:
+        raise errors.Damaged("a note is JSON") from None
+    notes.write_note(request.folder, said, epoch=args.epoch, files=request.files)
+    call.send(q.Count(0))
+
+
 def raise_epoch(request: Request, call: Call, args: q.RaiseEpoch) -> None:
     call.send(q.Count(maintain.raise_epoch(request.folder, args.epoch, files=request.files)))
+
+
+def claim(request: Request, call: Call, args: q.Claim) -> None:
+    """An overlay of another host's stands on a point from now on."""
+    wanted = claims.Claim(args.id, args.generation, args.by)
+    claiming.in_folder(Replica.open(request.folder, request.files), wanted, args.seal)
+    call.send(q.Count(1))
+
+
+def release(request: Request, call: Call, args: q.Release) -> None:
+    call.send(q.Count(int(claims.release(Replica.open(request.folder, request.files), args.id))))
+
+
+def claimed(request: Request, call: Call, args: q.Claims) -> None:
+    found = claims.of(Replica.open(request.folder, request.files))
+    call.send(q.Claimed([(one.id, one.generation, one.by) for one in found]))
+
+
+def delete(request: Request, call: Call, args: q.Delete) -> None:
+    call.send(q.Count(int(deletion.delete_folder(request.folder, args.replica_id, args.epoch))))

@@ -17,8 +17,8 @@ from secondsite.engine import errors, kernel
 MAGIC = b"2SMS"
 # How messages are framed, in every header. What is said in them has versions of its own.
 FRAMING = 1
-# The range of versions that this program speaks; the highest that both sides know is used. 2, 3: remote/talk.py.
-OLDEST, NEWEST = 1, 3
+# The range of versions that this program speaks; the highest that both sides know is used. 2, 3, 4: remote/talk.py.
+OLDEST, NEWEST = 1, 4
 
 _FIELDS = struct.Struct("<4sBBHIIIQ")
 _SUM = struct.Struct("<Q")

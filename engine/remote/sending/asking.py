@@ -9,11 +9,13 @@ from typing import Any, TypeVar
 
 from secondsite.engine import errors
 from secondsite.engine import source as sources
+from secondsite.engine.admission import Terms
 from secondsite.engine.remote import talk
 from secondsite.engine.remote.home import Home
 from secondsite.engine.remote.sending.sender import Sending
 from secondsite.engine.remote.sending.standin import Far
 from secondsite.engine.remote.sending.tally import Sent
+from secondsite.engine.replica.point import format_time
 from secondsite.engine.results.cycle import Replicated
 from secondsite.engine.source import Source
 from secondsite.engine.trackers import choose
@@ -31,25 +33,26 @@ class Asking:
     origin: Source
     wish: choose.Wish
     home: Home
+    terms: Terms
     far: Far | None = None
     chosen: choose.Chosen | None = None
-    epoch: int | None = None
     _noted: list[str] = field(default_factory=list)
 
     def meet(self, state: talk.State, peer: str) -> None:
         """Before anything is sent to a replica as it is now. Raises Refused where a failover raised its epoch since
         this source last met it, unless it was told its own (DESIGN D9), and where the epoch is lower than it was: an
-        older state, in which a failover may be forgotten. A note that was lost fences nobody.
+        older state, in which a failover may be forgotten. A note that was lost fences nobody. Raises as `Terms.meet`.
         """
+        self.terms.meet(state.replica_id.hex(), peer, empty=not state.generation)
         far = Far(state, self.home.folder / "far")
         known = far.known_epoch(self.origin.name)
-        if self.epoch is None and known is not None and known < state.epoch:
+        if self.terms.epoch is None and known is not None and known < state.epoch:
             raise errors.Refused(
                 f"is at epoch {state.epoch}, and this source last met it at {known}: a failover happened in between "
                 f"(--epoch {state.epoch} lets it go on)",
                 path=peer,
             )
-        if known is not None and known > max(state.epoch, self.epoch or 0):
+        if known is not None and known > max(state.epoch, self.terms.epoch or 0):
             raise errors.Refused(
                 f"is at epoch {state.epoch}, and this source met it at {known}: it was put back to an older state "
                 f"(--epoch {known} lets it go on)",
@@ -117,5 +120,6 @@ def result(found: Sending, size: int, began: float, asking: Asking, sent: Sent) 
         data, time.monotonic() - began, done.history, done.pruned, warnings, why,
         found.marked is None and not by_times, found.sampled, found.caught(), found.stall_seconds, found.application,
         found.kept_bytes, over, again, attempts, asking.origin.moment,
-        found.connections,
+        found.connections, tally.looked, tally.dense,
+        asking.origin.moment or (format_time(found.cut_at) if found.cut_at is not None else None),
     )  # fmt: skip

@@ -15,7 +15,7 @@ from secondsite.engine.replica.directory import Replica
 from secondsite.engine.replica.layout import Layout
 from secondsite.engine.replica.proved import ProvedPoint
 from secondsite.engine.source import Given, Source
-from secondsite.engine.store.key import current, using_key
+from secondsite.engine.store.key import current_key, using_key
 from secondsite.engine.store.place import is_log
 
 
@@ -44,7 +44,7 @@ def _logged(path: str, given: Given, stack: ExitStack) -> dict[str, Any]:
     """Of a folder with a log, where a point stays as it is by itself; encrypted or not, whatever the target is."""
     from secondsite.engine.store.log.calls import open_point
 
-    with using_key(replace(current(), plain=True)):
+    with using_key(replace(current_key(), plain=True)):
         point = stack.enter_context(open_point(path, "latest"))
     name = given.name or f"replica-{point.identity.replica_id.hex()}"
     return {"source": point, "name": name, "moment": point.point.time}

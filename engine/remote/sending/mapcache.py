@@ -50,7 +50,7 @@ class MapCache:
     def _fill(
         self, made: BlockMap, state: talk.State, fetch: Callable[[talk.Ask], Iterator[bytes]], peer: str
     ) -> None:
-        cached = self._cached(state)
+        cached = self.cached(state.replica_id, state.block_size)
         try:
             if cached is not None and _same(cached, state):
                 _copy(cached, made, range(made.pages))
@@ -65,14 +65,15 @@ class MapCache:
             if cached is not None:
                 cached.close()
 
-    def _cached(self, state: talk.State) -> BlockMap | None:
-        path = self._path(state.replica_id)
+    def cached(self, replica_id: bytes, block_size: int) -> BlockMap | None:
+        """What is remembered of a replica's map, if anything; of which generation, its digests tell."""
+        path = self._path(replica_id)
         if self.files.size(path) < 0:
             return None
         file = self.files.open(path, "r")
         try:
-            found = BlockMap.load(file, path, state.replica_id)
-            if found.block_size == state.block_size:
+            found = BlockMap.load(file, path, replica_id)
+            if found.block_size == block_size:
                 return found
         except errors.Error:
             pass

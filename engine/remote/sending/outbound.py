@@ -60,11 +60,16 @@ class Link:
 
     @classmethod
     def of(
-        cls, retries: int | None, delays: str | None, *, notify: Callable[[str], None], connections: int | None = None
-    ) -> Link:
-        """With delays as a user writes them, `60,120`. Raises Usage."""
+        cls, retries: int | None, delays: str | None, *, notify: Callable[[str], None],
+        connections: int | None = None, schedule: str | None = None,
+    ) -> Link:  # fmt: skip
+        """With delays as a user writes them, `60,120`, and a calendar of rates, which all share that go by this Link.
+        Raises Usage.
+        """
+        from secondsite.engine.remote import pace
+
         told = retry.DELAYS if delays is None else retry.parse_delays(delays)
-        return cls(retries, told, notify=notify, connections=connections)
+        return cls(retries, told, pace.throttle(None, schedule), notify, connections=connections)
 
 
 RETRIES = 5
@@ -86,13 +91,13 @@ def replicate(
             head=terms.head, epoch=terms.epoch, accept_source=terms.accept_source, keep=options.keep,
             history=options.history, resync=options.resync,
         )  # fmt: skip
-        asking = Asking(origin, wish, home, epoch=terms.epoch)
+        asking = Asking(origin, wish, home, terms)
         stack.callback(asking.close)
         sender = Sender(
             origin, asking.follow, begin, MapCache(str(home.maps), LocalFiles()), codec=options.codec,
             workers=options.workers, monitor=monitor, sent=link.sent, sample=options.distrust,
             trusted=asking.unchanged if options.trust_mtime else lambda state: False, meet=asking.meet,
-            joining=Joining(partial(connected, remote, home, link), link.connections),
+            clock=options.clock, joining=Joining(partial(connected, remote, home, link), link.connections),
         )  # fmt: skip
         found = _Cycle(remote, home, sender, link, monitor.cancel).run()
         asking.remember(found)

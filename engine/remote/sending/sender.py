@@ -6,6 +6,7 @@ nothing can lie. What is counted of an earlier attempt is only for the figure of
 
 from __future__ import annotations
 
+import datetime
 import random
 import time
 from array import array
@@ -27,7 +28,7 @@ from secondsite.engine.remote.sending import plan
 from secondsite.engine.remote.sending.connections import Connections, Joining
 from secondsite.engine.remote.sending.mapcache import MapCache
 from secondsite.engine.remote.sending.tally import Sent
-from secondsite.engine.remote.sending.target import Called, Outflow, Target
+from secondsite.engine.remote.sending.target import Called, Outflow, Taken, Target
 from secondsite.engine.source import Source
 from secondsite.engine.trackers.base import Cut, Have, Tracker
 from secondsite.engine.tracking import Marked
@@ -53,6 +54,7 @@ class Sending:
     stamp: tuple[Stamp, ...] | None = None
     moment_ns: int = 0
     connections: int = 1
+    cut_at: datetime.datetime | None = None
 
     def caught(self) -> float | None:
         """As attempts.Outcome has it."""
@@ -92,10 +94,12 @@ class Transfer:
         codec: tuple[int, int] | None, workers: int = 1, monitor: Monitor | None = None, sent: Sent | None = None,
         sample: int = 0, trusted: Callable[[talk.State], bool] = lambda state: False, resync: bool = False,
         meet: Callable[[talk.State, str], None] = lambda state, peer: None,
+        clock: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
     ) -> None:  # fmt: skip
         self.origin, self.follow, self.cache, self.resync = origin, follow, cache, resync
         self.codec, self.workers, self.monitor = codec, workers, monitor or Monitor()
         self.sent, self.sample, self.trusted, self.meet = sent or Sent(), sample, trusted, meet
+        self.clock = clock
 
     def attempt(self, target: Target, size: int, began: float) -> Sending:
         """One attempt, with a source of `size` bytes. Raises what ended it; the cut is given back then, and what was
@@ -104,10 +108,12 @@ class Transfer:
         state = target.state
         self.meet(state, target.peer)
         self.sent.resumed(state.spool_bytes, state.generation)
+        now = Taken.now(self.clock)
         if not self.resync and not state.spool_frames and size == state.virtual_bytes and self.trusted(state):
-            done = target.finish(0, state.seal, "mtime", scan.Tally(), self.origin.moment)
+            done = target.finish(0, state.seal, "mtime", scan.Tally(), self.origin.moment, now)
             told = done.warnings[: talk.MAX_WARNINGS]
-            return Sending(state, done, scan.Tally(), "mtime", time.monotonic() - began, warnings=told)
+            seconds = time.monotonic() - began
+            return Sending(state, done, scan.Tally(), "mtime", seconds, warnings=told, cut_at=now.at)
         with self.cache.working(state, target.hashes, target.peer) as held:
             if size > held.image_size:
                 held.resize(size)
@@ -135,22 +141,25 @@ class Transfer:
             if cut.image.size != made.size:
                 raise errors.SourceChanged("it changed its size while it was looked at", path=origin.path)
             if not cut.frozen:
-                before = origin.settled()
+                before = cut.settled(origin)
+            taken = Taken.now(self.clock) if cut.frozen or before is not None else None
             cut.read_once()
-            marked, sampled = self._marked(cut, made, drawn)
-            outlet = made.target.outlet(made.held, self.codec, self.sent, self.workers)
-            tally = self._scan(cut, made, outlet, marked)
+            with origin.standing(before, frozen=cut.frozen):
+                marked, sampled = self._marked(cut, made, drawn)
+                outlet = made.target.outlet(made.held, self.codec, self.sent, self.workers)
+                tally = self._scan(cut, made, outlet, marked)
             if not cut.frozen and origin.stamp() != before:
                 raise errors.SourceChanged("it was written while it was read", path=origin.path)
+            taken = taken or Taken.now(self.clock)  # as in attempts
             made.held.resize(made.size)
             seal = made.held.seal().hex()
-            done = made.target.finish(outlet.bytes, seal, cut.tracker, tally, origin.moment)
+            done = made.target.finish(outlet.bytes, seal, cut.tracker, tally, origin.moment, taken)
             warnings = [*cut.warnings, *done.warnings[: talk.MAX_WARNINGS]]
             self._keep(made.held, warnings)
             _acknowledge(cut, Have(state.replica_id.hex(), done.generation, done.seal), warnings)
             return Sending(
                 state, done, tally, cut.tracker, time.monotonic() - made.began, marked, sampled, cut.stall_seconds,
-                cut.application, cut.kept_bytes, warnings, before, moment,
+                cut.application, cut.kept_bytes, warnings, before, moment, cut_at=taken.at,
             )  # fmt: skip
 
     def _keep(self, held: BlockMap, warnings: list[str]) -> None:
@@ -167,8 +176,9 @@ class Transfer:
         """The blocks to look at: those that the tracker names, and those that are spooled, which may be newer than what
         it goes by and have changed back. None for all of them. Raises _Unmasked.
         """
-        state, named = made.state, cut.changed()
-        if named is None or not state.generation:
+        state = made.state
+        named = cut.changed_from(made.held, state.seed) if state.generation else None
+        if named is None:
             return None, 0
         try:
             ranges = made.spooled.joined(named, state.block_size, made.size)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
+import datetime
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol
 
 from secondsite.engine import errors, scan
 from secondsite.engine.batch import Batch
@@ -25,6 +27,21 @@ class Outflow(Protocol):
     def put(self, batch: Batch, worker: int) -> None: ...
 
 
+class Taken(NamedTuple):
+    """When a source was cut: by the caller's clock, and by one that nobody sets."""
+
+    at: datetime.datetime
+    since: float
+
+    @classmethod
+    def now(cls, clock: Callable[[], datetime.datetime]) -> Taken:
+        return cls(clock(), time.monotonic())
+
+    def age(self) -> int:
+        """Microseconds."""
+        return min(round((time.monotonic() - self.since) * 1e6), talk.MAX_AGE)
+
+
 class Target(Protocol):
     """`state` is what the replica has at the attempt's beginning, and `peer` how errors call it."""
 
@@ -44,10 +61,10 @@ class Target(Protocol):
         """Where a scan's changes go; `held` becomes the map of what the replica will have."""
 
     def finish(
-        self, sent_bytes: int, seal: str, tracker: str, tally: scan.Tally, moment: str | None
+        self, sent_bytes: int, seal: str, tracker: str, tally: scan.Tally, moment: str | None, cut: Taken
     ) -> talk.Done:
-        """Commit what went out, which has this seal and is of this `moment` (None: of now). Raises Damaged where
-        something else was committed.
+        """Commit what went out, which has this seal and is of this `moment`. Where that is None it is of the source as
+        it was when it was `cut`. Raises Damaged where something else was committed.
         """
 
 
@@ -68,13 +85,15 @@ class Called:
         return Outlet(self.connections, self.state, held, codec, sent, workers)
 
     def finish(
-        self, sent_bytes: int, seal: str, tracker: str, tally: scan.Tally, moment: str | None
+        self, sent_bytes: int, seal: str, tracker: str, tally: scan.Tally, moment: str | None, cut: Taken
     ) -> talk.Done:
         call = self.call
         self.connections.settle()
+        version = call.connection.version
         call.send(talk.Finish(
             seal=seal, tracker=tracker, read_bytes=tally.read_bytes, changed_bytes=tally.changed_bytes,
-            sent_bytes=sent_bytes, moment=moment if call.connection.version >= 2 else None,
+            sent_bytes=sent_bytes, moment=moment if version >= 2 else None,
+            age=cut.age() if version >= 4 and moment is None else None,
         ))  # fmt: skip
         while True:
             said = talk.from_replica(call.receive().control, call.peer)

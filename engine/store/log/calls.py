@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 
 from secondsite.engine import conversion, errors
@@ -75,13 +76,13 @@ def replicate(
         if place.is_log(url):
             sources.refuse_inside(origin, url)
         # Who takes over knows of the failover.
-        epoch = 0 if take_over and terms.epoch is None else terms.epoch
-        asking, cache = Asking(origin, wish, home, epoch=epoch), MapCache(str(home.maps), files)
+        known = replace(terms, epoch=0) if take_over and terms.epoch is None else terms
+        asking, cache = Asking(origin, wish, home, known), MapCache(str(home.maps), files)
         stack.callback(asking.close)
         transfer = Transfer(
             origin, asking.follow, cache, codec=options.codec, workers=options.workers, monitor=monitor,
             sent=link.sent, sample=options.distrust, meet=asking.meet, resync=options.resync,
-            trusted=asking.unchanged if options.trust_mtime else lambda state: False,
+            trusted=asking.unchanged if options.trust_mtime else lambda state: False, clock=options.clock,
         )  # fmt: skip
         mine = partial(of_host, home.folder / "far")
 
@@ -105,9 +106,9 @@ def replicate(
         return result(found, origin.image.size, began, asking, link.sent)
 
 
-def raise_epoch(url: str, epoch: int) -> int:
+def raise_epoch(url: str, epoch: int, state: State = None) -> int:
     """Fence off who writes in a lower one; the epoch now. Raises Changed where he was faster."""
-    with Opened(url, None) as opened:
+    with Opened(url, None, state) as opened:
         Replica.open(opened.store)
         return take_over(opened.store, epoch).epoch
 

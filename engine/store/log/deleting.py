@@ -7,8 +7,9 @@ import os
 from secondsite.engine import errors
 from secondsite.engine.deletion import check_epoch, check_id, remove_folder
 from secondsite.engine.store.base import MAX_FENCE, Store
+from secondsite.engine.store.log import claims
 from secondsite.engine.store.log import head as heads
-from secondsite.engine.store.log.layout import CATALOGUE, HEAD, IDENTITY, MAPS, POINTS, SEGMENTS
+from secondsite.engine.store.log.layout import CATALOGUE, HEAD, IDENTITY, MAPS, NOTE, POINTS, SEGMENTS
 from secondsite.engine.store.log.session import Opened
 from secondsite.engine.store.log.writing import holding
 from secondsite.engine.store.opening import open_store
@@ -16,9 +17,9 @@ from secondsite.engine.store.place import OWN
 
 # What says which replica it is, and what opens it, in the order in which it goes.
 _KEYS = "key.json"
-_LAST = (HEAD, f"{HEAD}.lease", IDENTITY, _KEYS)
+_LAST = (NOTE, HEAD, f"{HEAD}.lease", IDENTITY, _KEYS)
 # Where all others lie (../FORMAT.md, sections 1 and 7).
-_FOLDERS = (SEGMENTS, MAPS, POINTS, CATALOGUE, "condemned", "readers", "clock", "inventory")
+_FOLDERS = (SEGMENTS, MAPS, POINTS, CATALOGUE, "condemned", "readers", "claims", "clock", "inventory")
 
 
 def delete(url: str, replica_id: str, epoch: int | None, state: str | os.PathLike[str] | None) -> bool:
@@ -43,6 +44,8 @@ def _delete(
         store = opened.store
         identity = heads.load_identity(store)
         check_id(identity.replica_id.hex(), replica_id, url)
+        for claim in claims.every(store):
+            raise errors.Refused(f"stays: an overlay stands on point {claim.generation} ({claim.by})", path=url)
         if store.stat(HEAD) is not None:  # or a deletion was killed behind it
             check_epoch(heads.load(store, identity).epoch, epoch, url)
             with holding(store, identity, MAX_FENCE):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 
 from secondsite.engine import errors
@@ -44,8 +44,10 @@ class Dropping:
             self._rows[at] = pages.load(self.store, self.head.replica_id, self.head.pages[at])
         return self._rows[at]
 
-    def oldest(self, count: int) -> Dropped:
-        """Drop so many, from the oldest on. A damaged page of which all go takes its points along."""
+    def oldest(self, count: int, but: Collection[int] = ()) -> Dropped:
+        """Drop so many, from the oldest on, `but` those generations. A damaged page of which all go takes its points
+        along.
+        """
         chosen: list[int] = []
         unknown: list[Page] = []
         for at, page in enumerate(self.head.pages):
@@ -55,11 +57,13 @@ class Dropping:
                 except errors.NewerFormat:
                     raise
                 except errors.Damaged:
-                    unknown.append(page)
+                    if not any(page.first <= generation <= page.last for generation in but):
+                        unknown.append(page)
             elif count:
                 chosen += [row.generation for row in self.rows(at)[:count]]
             count = max(count - page.count, 0)
-        return self.drop([*chosen, *(row.generation for row in self.head.recent[:count])], unknown)
+        chosen += [row.generation for row in self.head.recent[:count]]
+        return self.drop([generation for generation in chosen if generation not in but], unknown)
 
     def drop(self, generations: Iterable[int], unknown: Iterable[Page] = ()) -> Dropped:
         """Drop these points, which are all there. Raises Refused for the newest, Damaged."""

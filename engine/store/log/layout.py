@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 IDENTITY = "replica.json"
 HEAD = "head.json"
+NOTE = "note.json"
 SEGMENTS, MAPS, POINTS, CATALOGUE = "segments", "maps", "points", "catalogue"
+CLAIMS = "claims/"
 _OBJECT = re.compile(r"(segments|maps)/(\d{12})/([0-9a-f]{6})")
 _RANDOM_BITS = 24
 RANDOM = 1 << _RANDOM_BITS

@@ -15,7 +15,7 @@ from secondsite.engine import errors
 from secondsite.engine.progress import Monitor
 from secondsite.engine.replica.identity import Identity
 from secondsite.engine.store.base import Changed, Fence, Store
-from secondsite.engine.store.log import clock, condemned, dead, readers
+from secondsite.engine.store.log import claims, clock, condemned, dead, readers
 from secondsite.engine.store.log import head as heads
 from secondsite.engine.store.log.catalogue import Catalogue
 from secondsite.engine.store.log.condemned import Condemned
@@ -71,13 +71,20 @@ class Pruning:
     def keep(self, count: int) -> None:
         """Drop all but the newest `count` points."""
         if self.head.count > count:
-            self._drop(Dropping(self.store, self.head).oldest(self.head.count - count))
+            held = {claim.generation: claim.by for claim in claims.every(self.store)}
+            if 0 in held:
+                self.tally.warnings.append(f"no point is dropped: an overlay stands on one, and {held[0]}")
+                return
+            dropped = Dropping(self.store, self.head).oldest(self.head.count - count, held)
+            if dropped.count:
+                self._drop(dropped)
 
     def drop(self, names: list[str]) -> None:
         """Drop the points that are called so. Raises Refused, Usage, Damaged."""
         catalogue = Catalogue(self.store, self.head)
         chosen = {catalogue.choose(name).generation for name in names}
         if chosen:
+            claims.refuse(self.store, chosen)
             self._drop(Dropping(self.store, self.head).drop(chosen))
 
     def after_cycle(self, before: heads.Head, keep: int | None) -> None:
@@ -95,6 +102,7 @@ class Pruning:
 
     def _drop(self, made: Dropped) -> None:
         found = dead.of(self.store, self.identity, made.runs, self.monitor.check)
+        claims.refuse(self.store, (row.generation for run in made.runs for row in run.rows))  # what took time is over
         self.condemn(made.head, {**found.objects, **dict.fromkeys(made.pages, 0)})
         self.tally.points += made.count
         lost = [f"the page of points {page.points} is damaged" for page in made.unknown]

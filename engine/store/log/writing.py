@@ -27,6 +27,7 @@ from secondsite.engine.progress import Monitor
 from secondsite.engine.remote import talk
 from secondsite.engine.remote.sending import plan
 from secondsite.engine.remote.sending.tally import Sent
+from secondsite.engine.remote.sending.target import Taken
 from secondsite.engine.replica.identity import Identity
 from secondsite.engine.replica.point import Point, data_time, format_time
 from secondsite.engine.source import Source
@@ -58,9 +59,9 @@ class Known:
 
 @dataclass(frozen=True)
 class Into:
-    """A store to write into. `temporary` gives unnamed files of this host, `clock` the time of points; of these all but
-    the newest `keep` are dropped after each cycle. `mine` is who the host is in a replica; with `take` it is taken over
-    from whoever writes into it. A `resync` proves all that the newest point holds, which `monitor` shows.
+    """A store to write into. `temporary` gives unnamed files of this host, `clock` the time of a new replica. All
+    points but the newest `keep` are dropped after each cycle. `mine` is who the host is in a replica; with `take` it is
+    taken over from whoever writes into it. A `resync` proves all that the newest point holds, which `monitor` shows.
     """
 
     store: Store
@@ -135,6 +136,7 @@ def _identity(into: Into, origin: Source, terms: Terms) -> Identity:
     except Absent:
         if into.take:
             raise errors.Refused("holds no replica", path=into.store.label) from None
+        terms.meet(None, into.store.label)
         size = terms.block_size or units.DEFAULT_BLOCK_SIZE
         made = Identity.new(size, format_time(into.clock()), origin.name, "log", origin.format)
         known.identity = heads.create(into.store, made.raised(max(made.epoch, terms.epoch or 0)))
@@ -180,7 +182,7 @@ class Attempt:
         self, into: Into, identity: Identity, head: heads.Head, fence: Fence, size: int, stack: ExitStack
     ) -> None:
         self.into, self.store, self.identity, self.head, self.fence = into, into.store, identity, head, fence
-        self.began, self.peer, self.stack = into.clock(), into.store.label, stack
+        self.peer, self.stack = into.store.label, stack
         self.sent_bytes = self.map_bytes = self.moved_bytes = 0
         self._complaints: list[str] = []
         newest, known = head.newest, into.known
@@ -253,7 +255,7 @@ class Attempt:
         return self._outlet
 
     def finish(
-        self, sent_bytes: int, seal: str, tracker: str, tally: scan.Tally, moment: str | None
+        self, sent_bytes: int, seal: str, tracker: str, tally: scan.Tally, moment: str | None, cut: Taken
     ) -> talk.Done:
         """Commit it; see Target."""
         outlet = self._outlet
@@ -276,7 +278,7 @@ class Attempt:
             return done
         account, taken = self._account(outlet.held, tally), self.spool.laid_bytes
         point = Point(
-            self.header.target_generation, data_time(moment, self.began, self.peer), self.header.target_size, seal,
+            self.header.target_generation, data_time(moment, cut.at, self.peer), self.header.target_size, seal,
             self._kind("delta" if self.before else "initial"), tracker, tally.read_bytes, account.changed_bytes,
             taken + sent_bytes, self.identity.epoch, self.head.replica_id,
         )  # fmt: skip
