@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import sqlalchemy
 from sqlalchemy import Connection, Engine, event
 
@@ -17,6 +19,12 @@ from secondsite.orchestration.vault import migrate
 _POSTGRESQL = ("postgresql://", "postgres://")
 # How long a writer of SQLite waits for another one.
 _BUSY_SECONDS = 30
+# How long a server of PostgreSQL is waited for that takes no connection, and one that the network lost, in seconds (and
+# for the last in milliseconds), where its URL does not say it. By themselves they are two minutes and two hours.
+_PATIENCE = {
+    "connect_timeout": "10", "keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "4",
+    "tcp_user_timeout": "30000",
+}  # fmt: skip
 # One number for all orchestrators of a database: who changes its tables, or what is protected, holds it.
 _ALONE = 0x5EC05173
 
@@ -24,18 +32,22 @@ _ALONE = 0x5EC05173
 class Database:
     """Made by `create` or `opened`; each `begin` is one transaction, durable when it ends."""
 
-    def __init__(self, engine: Engine, label: str) -> None:
-        self.engine, self.label = engine, label
+    def __init__(self, engine: Engine, label: str, file: tuple[int, int] | None = None) -> None:
+        """`file` is what a file of SQLite was when it was opened: device and inode."""
+        self.engine, self.label, self._file = engine, label, file
 
     @contextmanager
     def begin(self) -> Iterator[Connection]:
-        """Raises Unreachable where the database does not answer, Damaged where it is none."""
+        """Raises Unreachable where the database does not answer, Damaged where it is none or has a value that cannot be
+        read, Refused where its file is not the one any more that was opened.
+        """
         with self._told(), self.engine.begin() as connection:
             yield connection
 
     @contextmanager
     def _told(self) -> Iterator[None]:
         """What a driver raises, as ours."""
+        self._look()
         try:
             yield
         except (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError) as error:
@@ -44,6 +56,22 @@ class Database:
             raise
         except sqlalchemy.exc.DatabaseError as error:
             raise errors.Damaged(f"is no vault: {_short(error)}", path=self.label) from None
+        except (msgspec.DecodeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            told = f"a value of the vault cannot be read: {error}; `secondsite vault rebuild` makes a vault anew"
+            raise errors.Damaged(told, path=self.label) from None
+
+    def _look(self) -> None:
+        """SQLite goes on in a file that was deleted, which nobody ever reads, or makes an empty one in its place."""
+        if self._file is None:
+            return
+        try:
+            found = os.stat(self.label)
+        except FileNotFoundError:
+            raise errors.Refused("the vault's file was deleted", path=self.label) from None
+        except OSError as error:
+            raise errors.from_os(error, self.label, "open the vault") from None
+        if (found.st_dev, found.st_ino) != self._file:
+            raise errors.Refused("the vault's file was replaced by another one; begin again", path=self.label)
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -94,23 +122,42 @@ def _connect(url: str, *, make: bool) -> Database:
     if not make and not Path(url).is_file():
         raise errors.Refused("there is no vault; `secondsite vault init` makes one", path=url)
     try:
-        os.close(os.open(url, os.O_RDWR | (os.O_CREAT if make else 0) | os.O_CLOEXEC, 0o600))
+        fd = os.open(url, os.O_RDWR | (os.O_CREAT if make else 0) | os.O_CLOEXEC, 0o600)
+        found = os.fstat(fd)
+        os.close(fd)
     except OSError as error:
         raise errors.from_os(error, url, "open the vault") from None
-    engine = sqlalchemy.create_engine(f"sqlite:///{url}", connect_args={"timeout": _BUSY_SECONDS})
+    engine = sqlalchemy.create_engine(
+        f"sqlite:///{url}", connect_args={"timeout": _BUSY_SECONDS}, json_deserializer=_decoded
+    )
     event.listen(engine, "connect", _settings)
     event.listen(engine, "begin", _write_from_the_start)
-    return Database(engine, url)
+    return Database(engine, url, (found.st_dev, found.st_ino))
 
 
 def _postgresql(plain: str) -> Database:
     """What errors call it has no password in it."""
     label = "postgresql://" + plain.rsplit("@", 1)[-1].split("?")[0]
     try:
-        engine = sqlalchemy.create_engine(f"postgresql+psycopg://{plain}", pool_pre_ping=True)
+        url = sqlalchemy.make_url(f"postgresql+psycopg://{plain}")
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        raise errors.Usage(f"{label}: a vault is a file, or postgresql://USER@HOST[:PORT]/DATABASE") from None
+    url = url.update_query_dict({**_PATIENCE, **url.query})
+    try:
+        engine = sqlalchemy.create_engine(url, pool_pre_ping=True, json_deserializer=_decoded)
     except ImportError:
         raise errors.Refused("needs psycopg: pip install 'secondsite[vault]'", path=label) from None
     return Database(engine, label)
+
+
+def _decoded(text: str | bytes) -> Any:
+    """A column of JSON, in a fifth of the time that the standard library takes, which also reads what msgspec does not:
+    names that are no text, numbers that are none.
+    """
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return json.loads(text)
 
 
 def _settings(connection: Any, _: object) -> None:

@@ -22,7 +22,6 @@ class Registered:
     name: str
     version: str
     at: float
-    seen: float
 
 
 def new_key(database: Database, now: float) -> str:
@@ -42,7 +41,7 @@ def register(database: Database, key: str, kind: str, name: str, version: str, n
         table = schema.registered
         connection.execute(table.delete().where(table.c.kind == kind, table.c.name == name))
         connection.execute(insert(table).values(kind=kind, name=name, version=version, at=now, seen=now))
-    return Registered(kind, name, version, now, now)
+    return Registered(kind, name, version, now)
 
 
 def _use(connection: Connection, key: str, name: str, now: float) -> None:
@@ -65,9 +64,15 @@ def _same_version(connection: Connection, name: str, version: str) -> None:
 
 
 def registered(database: Database) -> list[Registered]:
-    table = schema.registered
-    with database.begin() as connection:
-        return [Registered(*row) for row in connection.execute(select(table).order_by(table.c.kind, table.c.name))]
+    with database.reading() as connection:
+        return known(connection)
+
+
+def known(connection: Connection) -> list[Registered]:
+    """All that registered, by kind and name."""
+    table = schema.registered.c
+    rows = select(table.kind, table.name, table.version, table.at).order_by(table.kind, table.name)
+    return [Registered(*row) for row in connection.execute(rows)]
 
 
 def _digest(key: str) -> str:

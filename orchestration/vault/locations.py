@@ -18,10 +18,10 @@ def replicas(
     pair: Pair, machine: Machine, placement: Placement, hosts: Mapping[str, Host], known: Mapping[str, str]
 ) -> dict[str, str]:
     """By path of the disk; what is `known` stays where it is (R1.6). Disks that have no place are left out."""
-    names = _names([disk.path for disk in machine.disks if not disk.exclude])
+    named = names([disk.path for disk in machine.disks if not disk.exclude])
     host = hosts.get(placement.host.value or "") if placement.host else None
     found = {}
-    for path, name in names.items():
+    for path, name in named.items():
         chosen = placement.disks.get(path)
         if path in known:
             found[path] = known[path]
@@ -30,16 +30,27 @@ def replicas(
     return found
 
 
+def seeds(machine: Machine, medium: str) -> dict[str, str]:
+    """Where on a medium the seed of each disk lies, by the disk's path (R5.4)."""
+    named = names([disk.path for disk in machine.disks if not disk.exclude])
+    return {path: str(PurePosixPath(medium, _plain(machine.name), name)) for path, name in named.items()}
+
+
 def _where(pair: Pair, machine: str, name: str, location: str, host: Host | None) -> str:
     """An agent has one folder with all its replicas side by side; everywhere else each machine has its own."""
     if pair.target.account is not None:
         return f"{location.rstrip('/')}/{_plain(machine)}/{name}"
+    return place(machine, name, location, host)
+
+
+def place(machine: str, name: str, location: str, host: Host | None) -> str:
+    """Of a replica in a folder, as other hosts name it: below `location`, or at the host's agent."""
     if host is not None and host.address is not None:
         return f"secondsite://{host.address}/{_plain(machine)}.{name}"
     return str(PurePosixPath(location, _plain(machine), name))
 
 
-def _names(paths: list[str]) -> dict[str, str]:
+def names(paths: list[str]) -> dict[str, str]:
     """A short name for each disk: that of its file, and more where two files have the same."""
     plain = {path: _plain(PurePosixPath(path).stem) for path in paths}
     counts = list(plain.values())

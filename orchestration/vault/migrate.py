@@ -26,16 +26,24 @@ def version(connection: Connection) -> int:
     """0 where there is no vault."""
     if not inspect(connection).has_table("schema_version"):
         return 0
-    found = connection.exec_driver_sql("SELECT max(version) FROM schema_version").scalar()
-    return int(found or 0)
+    done = _done(connection)
+    missing = [number for number in scripts() if number < max(done, default=0) and number not in done]
+    return min(missing) - 1 if missing else max(done, default=0)
+
+
+def _done(connection: Connection) -> set[int]:
+    return set(connection.exec_driver_sql("SELECT version FROM schema_version").scalars())
 
 
 def upgrade(connection: Connection, now: int) -> None:
-    """Everything newer than version `now`, in the transaction that is open: all of it or nothing."""
+    """Everything newer than version `now`, in the transaction that is open: all of it or nothing. A file that came
+    after one with a higher number is run too.
+    """
     if now == 0:
         connection.exec_driver_sql("CREATE TABLE schema_version (version INTEGER PRIMARY KEY)")
+    done = _done(connection)
     for number, text in sorted(scripts().items()):
-        if number > now:
+        if number > now and number not in done:
             for statement in _statements(text.replace("{serial}", _SERIAL[connection.dialect.name])):
                 connection.exec_driver_sql(statement)
             connection.exec_driver_sql(f"INSERT INTO schema_version VALUES ({number})")

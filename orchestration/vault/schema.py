@@ -47,7 +47,10 @@ revision = Table(
 )  # fmt: skip
 
 # A protected machine. `doing` is the step that runs, or ran when its process died; `lease_*` say whose it is. One that
-# left the estate has an `ending`, which says what the estate before said of it (ending.py).
+# left the estate has an `ending`, which says what the estate before said of it (ending.py). `active` is the side whose
+# disks are the truth, `direction` leads from the source (forward) or to it (reverse). `failover` and `test` are what is
+# under way (../failover/intent.py), written before anything is done; `away` is the machine as it runs at the target.
+# `at_rest` says how a machine is let go on that stands still around an instant (../protection/rest.py).
 item = Table(
     "item", metadata,
     Column("id", String(32), primary_key=True),
@@ -66,13 +69,23 @@ item = Table(
     Column("failures", Integer, nullable=False, default=0),
     Column("sending", Boolean, nullable=False, default=True),
     Column("ending", JSON(none_as_null=True)),
+    Column("active", String(10), nullable=False, default="source"),
+    Column("direction", String(10), nullable=False, default="forward"),
+    Column("failover", JSON(none_as_null=True)),
+    Column("test", JSON(none_as_null=True)),
+    Column("away", JSON(none_as_null=True)),
+    Column("application", JSON(none_as_null=True)),
+    Column("at_rest", JSON(none_as_null=True)),
+    Column("tripwire", JSON(none_as_null=True)),
     Column("lease_holder", String(64)),
     Column("lease_until", Float, nullable=False, default=0.0),
     UniqueConstraint("machine"),
     Index("item_due", "due"),
 )  # fmt: skip
 
-# A disk of it, and the replica that follows it. `replica_id` is known after the first copy.
+# A disk of it, and the replica that follows it. `replica_id` is known after the first copy. `back` is the replica at
+# the source that follows it while its machine runs at the target. One that left its machine, at `leaving`, stays as
+# long as a point needs it.
 disk = Table(
     "disk", metadata,
     Column("item", ForeignKey("item.id", ondelete="CASCADE"), primary_key=True),
@@ -81,10 +94,14 @@ disk = Table(
     Column("replica_id", String(32)),
     Column("generation", BigInteger, nullable=False, default=0),
     Column("virtual_bytes", BigInteger),
+    Column("back", String(1000)),
+    Column("back_id", String(32)),
+    Column("leaving", Float),
 )  # fmt: skip
 
 # A recovery point of the machine: the generation of each disk, all of one instant. There once all are committed (P16).
-# One that is dropped cannot be chosen any more; its row goes when the replicas have dropped it too.
+# One that is dropped cannot be chosen any more; its row goes when the replicas have dropped it too. Its `direction`
+# says which replicas hold it: forward, reverse, or gone, which is one that keeps its number from being given again.
 point = Table(
     "point", metadata,
     Column("item", ForeignKey("item.id", ondelete="CASCADE"), primary_key=True),
@@ -96,6 +113,21 @@ point = Table(
     Column("generations", JSON, nullable=False),
     Column("changed_bytes", BigInteger, nullable=False, default=0),
     Column("dropped", Boolean, nullable=False, default=False),
+    Column("direction", String(10), nullable=False, default="forward"),
+)  # fmt: skip
+
+# A test failover that has ended: what it showed (R9.3). `machine` stays when its item goes.
+rehearsal = Table(
+    "rehearsal", metadata,
+    Column("id", Integer, primary_key=True),
+    Column("machine", String(200), nullable=False),
+    Column("began", Float, nullable=False),
+    Column("ended", Float, nullable=False),
+    Column("who", String(200), nullable=False),
+    Column("point", BigInteger),
+    Column("forced", Boolean, nullable=False, default=False),
+    Column("notes", Text),
+    Column("drill", Boolean, nullable=False, default=False),
 )  # fmt: skip
 
 # A registration key is known by its digest alone; it opens the door once, within five days (R1.7).
@@ -107,7 +139,8 @@ key = Table(
     Column("used_by", String(200)),
 )  # fmt: skip
 
-# What registered: the Provider of a management server or host, or an agent (R1.8).
+# What registered: the Provider of a management server or host, or an agent (R1.8). They do not call again, so `seen` is
+# as `at`, and nobody is shown it.
 registered = Table(
     "registered", metadata,
     Column("kind", String(20), primary_key=True),
@@ -128,4 +161,45 @@ audit = Table(
     Column("result", String(20)),
     Column("ended", Float),
     Column("detail", Text),
+)  # fmt: skip
+
+# A run of a recovery plan. `said` is the plan as it stood in the estate then, as JSON; `attempt` counts how often it
+# was begun; the lease says which process is at it.
+plan_run = Table(
+    "plan_run", metadata,
+    Column("id", String(32), primary_key=True),
+    Column("plan", String(200), nullable=False),
+    Column("kind", String(20), nullable=False),
+    Column("at", String(100), nullable=False),
+    Column("who", String(200), nullable=False),
+    Column("began", Float, nullable=False),
+    Column("ended", Float),
+    Column("state", String(20), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("said", Text, nullable=False),
+    Column("lease_holder", String(200)),
+    Column("lease_until", Float, nullable=False),
+)  # fmt: skip
+
+# A task of it, by its place in the order (../plans/order.py); there once it was begun.
+plan_task = Table(
+    "plan_task", metadata,
+    Column("run", ForeignKey("plan_run.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("state", String(20), nullable=False),
+    Column("began", Float, nullable=False),
+    Column("ended", Float),
+    Column("detail", Text),
+)  # fmt: skip
+
+# A drill that was done (../drills); its report is a file.
+drill = Table(
+    "drill", metadata,
+    Column("id", String(32), primary_key=True),
+    Column("machine", String(200), nullable=False),
+    Column("began", Float, nullable=False),
+    Column("ok", Boolean, nullable=False),
+    Column("up_seconds", Float),
+    Column("path", Text),
+    Index("drill_machine", "machine", "began"),
 )  # fmt: skip

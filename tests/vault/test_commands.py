@@ -7,25 +7,18 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from secondsite.orchestration import cli
+from operators import Shell
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "estate"))
 import samples
 
 
-class Operator:
-    """Runs command lines against one vault."""
+class Operator(Shell):
+    """Runs command lines against one vault, with an estate file."""
 
     def __init__(self, vault: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        self.vault, self.folder, self.capsys = vault, folder, capsys
-
-    def __call__(self, *arguments: str, status: int = 0) -> str:
-        self.capsys.readouterr()
-        found = cli.run([*arguments, "--vault", self.vault])
-        out, err = self.capsys.readouterr()
-        assert found == status, (arguments, out, err)
-        return out + err
+        super().__init__(capsys, vault)
+        self.folder = folder
 
     def estate(self, text: str) -> str:
         path = self.folder / "estate.toml"
@@ -43,7 +36,7 @@ def test_an_estate_is_planned_applied_and_planned_again(run: Operator) -> None:
     assert "there is no vault" in run("apply", path, status=3)
     run("vault", "init")
     assert "enable item app1: by london-to-leeds" in run("plan", path)
-    assert "applied: changes: 19" in run("apply", path)
+    assert "applied: changes: 21" in run("apply", path)
     assert run("plan", path) == "nothing would change\n"
     assert run("apply", path) == "nothing to change\n"
     assert json.loads(run("plan", path, "--json")) == {"changes": [], "findings": []}
@@ -56,7 +49,13 @@ def test_every_broken_rule_is_listed_with_its_line_and_nothing_changes(run: Oper
     shown = run("plan", path, status=3)
     assert "R12.11: account" in shown and "R12.12: the agent is not installed on host 'hv1'" in shown
     assert shown.count("FAIL  line ") == 2 and "2 rules are broken; nothing was changed" in shown
-    assert "R12.1" in run("apply", path, status=3)
+    broken = [line for line in shown.splitlines(True) if not line.startswith(("add ", "enable "))]
+    assert run("apply", path, status=3) == "".join(broken)
+    for command in ("plan", "apply"):
+        found = json.loads(run(command, path, "--json", status=3).splitlines()[0])["findings"]
+        assert [(one["rule"], text.splitlines()[one["line"] - 1][:10]) for one in found] == [
+            ("R12.11", "redundancy"), ("R12.12", "[[host]]"),
+        ]  # fmt: skip
     assert run("plan", run.estate(samples.text("S4"))).startswith("add vault")
     refused = json.loads(run("vault", "audit", "--json"))["actions"][-1]
     assert (refused["what"], refused["result"]) == ("apply", "failed")
@@ -77,3 +76,18 @@ def test_a_plan_needs_no_vault(run: Operator) -> None:
     if "://" not in run.vault:
         assert "add site london" in run("plan", run.estate(samples.text("S2")))
         assert not Path(run.vault).exists()
+
+
+def test_an_estate_is_held_to_what_registered(run: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """R1.8: a Provider of another version than the estate says; one that it does not name contradicts nothing."""
+    run("vault", "init")
+    for name, version in (("vmm-elsewhere", "9.9"), ("vmm-london", "9.9")):
+        monkeypatch.setenv("SECONDSITE_KEY", run("vault", "key").strip())
+        run("vault", "register", "provider", name, "--version", version)
+    text = samples.text("S2")
+    path = run.estate(text)
+    for command in ("plan", "apply"):
+        told = run(command, path, status=3)
+        assert told.count("R1.8") == 1 and "'vmm-london' registered with version 9.9" in told
+    installed = next(line for line in text.splitlines() if line.startswith("provider = "))
+    run("apply", run.estate(text.replace(installed, 'provider = "9.9"')))

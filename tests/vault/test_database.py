@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from sqlalchemy import inspect
+from sqlalchemy import insert, inspect, select
 
 from secondsite.engine import errors
 from secondsite.orchestration.vault import database, migrate, schema
@@ -94,3 +94,25 @@ def test_the_file_is_its_owners_alone_and_safe_from_a_loss_of_power(tmp_path: Pa
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
     assert path.stat().st_mode & 0o777 == 0o600
     assert sqlite3.connect(path).execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+@pytest.mark.parametrize("value", ["na\udcefme", float("inf"), 2**63, [1.5, None, {"é": "x"}]])
+def test_columns_of_json_give_back_what_was_put_in(tmp_path: Path, value: object) -> None:
+    """In a file names that are no text too, which a faster reader refuses; a server takes none."""
+    row = {"id": "1", "machine": "m", "protection": "p", "state": 1, "enabled": 0.0, "due": 0.0}
+    with database.create(str(tmp_path / "v.db")) as vault, vault.begin() as connection:
+        connection.execute(insert(schema.item).values(row | {"statistics": {"is": value}}))
+        assert connection.execute(select(schema.item.c.statistics)).scalar() == {"is": value}
+
+
+def test_a_url_that_is_none_is_told_without_its_password() -> None:
+    with pytest.raises(errors.Usage, match=r"^postgresql://db:here/vault: a vault is a file, or") as told:
+        database.opened("postgresql://me:sesame@db:here/vault")
+    assert "sesame" not in str(told.value)
+
+
+def test_a_server_that_the_network_lost_is_not_waited_for_without_end() -> None:
+    """As long as the URL says, or seconds."""
+    with database._postgresql("me@db/vault?connect_timeout=3") as made:
+        asked = made.engine.url.query
+        assert asked["connect_timeout"] == "3" and int(str(asked["tcp_user_timeout"])) <= 60_000

@@ -27,11 +27,14 @@ def server() -> Iterator[str]:
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.needs("postgresql"))])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """Where a vault may be made; nothing is there yet."""
     if request.param == "sqlite":
-        return str(tmp_path / "vault.db")
-    return postgresql.database(request.getfixturevalue("server"), f"v{os.getpid()}_{next(_NUMBER)}")
+        yield str(tmp_path / "vault.db")
+        return
+    made = postgresql.database(request.getfixturevalue("server"), f"v{os.getpid()}_{next(_NUMBER)}")
+    yield made
+    postgresql.drop(made)
 
 
 @pytest.fixture
