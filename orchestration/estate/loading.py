@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import select
+import stat
+import time
 import tomllib
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -20,6 +22,8 @@ from secondsite.orchestration.estate.model import Estate
 
 # An estate of 100,000 machines has 30 MB.
 MAX_BYTES = 64 << 20
+# How long the writer of a pipe may take, as of `secondsite plan <(generate)`.
+_SECONDS = 30.0
 _AT = re.compile(r"^(?P<what>.*?)(?: - at `(?:key in )?\$?(?P<path>[^`]*)`)?$", re.S)
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>[^`]*)`")
 
@@ -45,19 +49,38 @@ def load(path: str | os.PathLike[str]) -> Loaded:
     """Raises Unreachable, or Usage that names the line."""
     name = os.fspath(path)
     try:
-        with Path(name).open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        data = _read(name)
     except OSError as error:
         raise errors.Unreachable(f"cannot read the estate: {error.strerror}", path=name) from None
+    except ValueError:
+        raise errors.Usage(f"{name!r} is no name of a file") from None
     if len(data) > MAX_BYTES:
         raise errors.Usage(f"{name}: an estate has at most {MAX_BYTES >> 20} MiB")
     return parse(data, name)
 
 
+def _read(name: str) -> bytes:
+    """As much as an estate may have and one byte more, of a file or a pipe; no writer is waited for without end."""
+    until, data = time.monotonic() + _SECONDS, bytearray()
+    fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if stat.S_ISCHR(kind := os.fstat(fd).st_mode) or stat.S_ISBLK(kind):
+            raise errors.Usage(f"{name}: is a device, and no estate")
+        while len(data) <= MAX_BYTES:
+            if not select.select([fd], [], [], max(until - time.monotonic(), 0))[0]:
+                raise errors.Usage(f"{name}: is a pipe, and no whole estate came out of it in {_SECONDS:.0f} s")
+            if not (more := os.read(fd, 1 << 20)):
+                break
+            data += more
+        return bytes(data)
+    finally:
+        os.close(fd)
+
+
 def parse(data: bytes, name: str = "estate.toml") -> Loaded:
     """Raises Usage that names the line."""
     try:
-        text = data.decode()
+        text = data.decode("utf-8-sig")  # editors of Windows put a mark at the beginning
         said = tomllib.loads(text)
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise errors.Usage(f"{name}: is no TOML: {error}") from None

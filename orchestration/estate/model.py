@@ -11,6 +11,8 @@ from typing import Literal
 
 import msgspec
 
+from secondsite.orchestration.typed import ready
+
 ScenarioName = Literal["S1", "S2", "S3", "S4", "S5"]
 Redundancy = Literal["LRS", "ZRS", "GRS", "RAGRS", "GZRS", "RAGZRS"]
 
@@ -34,13 +36,15 @@ class Site(Table, frozen=True):
 
 class Server(Table, frozen=True):
     """A management server (VMM). `version` is a System Center version as people call it; `provider` the version of
-    the Provider on it.
+    the Provider on it. Scripts of recovery plans run there: `reach` is the command that runs another one on it, without
+    one it is this machine.
     """
 
     name: str
     site: str
     version: str
     provider: str | None = None
+    reach: tuple[str, ...] = ()
 
 
 class Cloud(Table, frozen=True):
@@ -48,10 +52,26 @@ class Cloud(Table, frozen=True):
     server: str
 
 
+class Commands(Table, frozen=True):
+    """What an `external` hypervisor is driven with; each gets the machine's description as JSON on standard input, and
+    has `seconds`. `status` ends with 0 where the machine runs, with 3 where it does not. `stop` presses its button, or
+    with SECONDSITE_HOW=kill switches it off. `screenshot` writes a PNG to the file SECONDSITE_OUTPUT.
+    """
+
+    start: tuple[str, ...]
+    stop: tuple[str, ...]
+    status: tuple[str, ...]
+    screenshot: tuple[str, ...] = ()
+    seconds: int = 120
+
+
 class Host(Table, frozen=True):
     """A host, or a cluster of them, of a cloud or directly of a site (S1). `agent` and `provider` are the versions
     that are installed on it. `address` is where its agent listens, HOST[:PORT]; without one the host is this one.
-    `path` is where replicas lie that nothing else places. `logical` are the logical networks that it reaches.
+    `path` is where replicas lie that nothing else places, and the folder of its agent. `logical` are the logical
+    networks that it reaches. `reach` is the command that runs another one on it (["ssh", "root@lds1"]); without one
+    it is this machine. Machines that it runs have their files in `run`; `namespace` is that of its bridges. `zone` is
+    the time zone in which local times count of what runs there (R5.2), that of this machine without one.
     """
 
     name: str
@@ -65,14 +85,23 @@ class Host(Table, frozen=True):
     address: str | None = None
     path: str | None = None
     logical: tuple[str, ...] = ()
+    reach: tuple[str, ...] = ()
+    run: str = "/var/lib/secondsite/machines"
+    hypervisor: Literal["qemu", "libvirt", "external"] = "qemu"
+    commands: Commands | None = None
+    namespace: str | None = None
+    zone: str | None = None
 
 
 class Subnet(Table, frozen=True):
-    """`pool` is first and last address that may be given out; without one addresses come from DHCP."""
+    """`pool` is first and last address that may be given out; without one addresses come from DHCP. `gateway` is the
+    router that machines are told of with an address of the pool.
+    """
 
     name: str
     range: str
     pool: tuple[str, str] | None = None
+    gateway: str | None = None
 
 
 class Network(Table, frozen=True):
@@ -154,9 +183,34 @@ class Nic(Table, frozen=True):
     subnet: str | None = None
     address: str | None = None
     target_address: str | None = None
+    mac: str | None = None
+
+
+class Quiesce(Table, frozen=True):
+    """Commands around the instant of an application-consistent point, on the machine's host, with a time limit each."""
+
+    before: tuple[str, ...]
+    after: tuple[str, ...] = ()
+    seconds: int = 60
+
+
+class Signal(Table, frozen=True):
+    """What says that a machine has booted: a text on its serial line, an answer of its guest agent, a TCP port that
+    takes a connection, or a URL that answers with a status below 400. `{address}` in `url` is that of its first card.
+    """
+
+    serial: str | None = None
+    agent: bool = False
+    tcp: int | None = None
+    url: str | None = None
+    seconds: int = 300
 
 
 class Machine(Table, frozen=True):
+    """`qmp` and `guest_agent` are sockets of a machine that QEMU runs. `memory` is in MiB, `options` are further
+    arguments for its hypervisor; `addresses` says who gives it its address after a failover.
+    """
+
     name: str
     host: str
     disks: tuple[Disk, ...]
@@ -168,6 +222,12 @@ class Machine(Table, frozen=True):
     group: str | None = None
     qmp: str | None = None
     guest_agent: str | None = None
+    quiesce: Quiesce | None = None
+    memory: int = 1024
+    processors: int = 1
+    options: tuple[str, ...] = ()
+    signal: Signal | None = None
+    addresses: Literal["dhcp", "agent", "guest"] = "dhcp"
 
 
 class Tier(Table, frozen=True):
@@ -179,7 +239,11 @@ class Tier(Table, frozen=True):
 
 class Policy(Table, frozen=True):
     """`copy_frequency` and times are in seconds, other spans in hours as in the overview. `hours`, `additional` and
-    `tiers` are the three ways to keep recovery points; none of them is the scenario's default (R1.2, R1.3).
+    `tiers` are the three ways to keep recovery points; none of them is the scenario's default (R1.2, R1.3). A time of
+    `initial_at` or `resync_window` that names no zone is that of the source host. Without a window a resync begins by
+    itself at night; with "never" an operator begins it (R7.3). `limit` is a calendar of bytes a second over the
+    network, as `replicate --schedule` takes it (R12.15): all machines of policies with the same one share it that the
+    orchestrator's own host sends, and of a host with a `reach` the disks of each machine.
     """
 
     name: str
@@ -194,9 +258,10 @@ class Policy(Table, frozen=True):
     compress: bool = True
     encrypt: bool = False
     write_order: bool = True
-    resync_window: tuple[datetime.time, datetime.time] | None = None
+    resync_window: tuple[datetime.time, datetime.time] | Literal["never"] | None = None
     limit: str | None = None
     rpo_threshold: int | None = None
+    drill_days: int = 0
 
 
 class Protection(Table, frozen=True):
@@ -212,13 +277,55 @@ class Protection(Table, frozen=True):
 
 
 class Item(Table, frozen=True):
-    """A protected machine. Network and subnet are its own where no mapping decides (S1)."""
+    """A protected machine. Network and subnet are its own where no mapping decides (S1). `medium` is the folder of its
+    first copy by medium, `existing` the copies that lie at the target already, in the order of its disks (R5.1).
+    """
 
     machine: str
     protection: str
     network: str | None = None
     subnet: str | None = None
     target_name: str | None = None
+    medium: str | None = None
+    existing: tuple[str, ...] = ()
+
+
+class Step(Table, frozen=True):
+    """Of a recovery plan: one of a `script` (a command, on the `side` that is named), a `manual` action that waits
+    until somebody confirms it, and an `http` call. `kinds` are the failovers that it belongs to.
+    """
+
+    name: str
+    script: tuple[str, ...] = ()
+    manual: str | None = None
+    http: str | None = None
+    method: Literal["GET", "POST", "PUT"] = "POST"
+    side: Literal["source", "target"] = "target"
+    seconds: int = 600
+    kinds: tuple[Literal["test", "planned", "unplanned"], ...] = ("test", "planned", "unplanned")
+
+
+class PlanGroup(Table, frozen=True):
+    """Machines (or of an array its replication groups) that start together, and what is done around that (R12.6)."""
+
+    machines: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    before: tuple[Step, ...] = ()
+    after: tuple[Step, ...] = ()
+
+
+class RecoveryPlan(Table, frozen=True):
+    """Groups start in their order (R12.4, R12.5)."""
+
+    name: str
+    group: tuple[PlanGroup, ...] = ()
+
+
+class Consistency(Table, frozen=True):
+    """Machines whose disks are cut at one instant, so that they go back to it together (M13)."""
+
+    name: str
+    machines: tuple[str, ...]
 
 
 class Mapping(Table, frozen=True):
@@ -252,4 +359,9 @@ class Estate(Table, frozen=True):
     policy: tuple[Policy, ...] = ()
     protection: tuple[Protection, ...] = ()
     item: tuple[Item, ...] = ()
+    recovery: tuple[RecoveryPlan, ...] = ()
+    consistency: tuple[Consistency, ...] = ()
     mapping: Mappings = Mappings()
+
+
+ready(Estate)

@@ -27,6 +27,8 @@ _REFERENCES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "source": ("cloud", "site", "array"), "target": ("cloud", "array", "account", "site"), "policy": ("policy",),
     },
     "item": {"machine": ("machine",), "protection": ("protection",), "network": ("network",)},
+    "recovery": {"group.machines": ("machine",), "group.groups": ("group",)},
+    "consistency": {"machines": ("machine",)},
 }  # fmt: skip
 _MAPPED = {"network": "network", "storage": "classification", "array": "array"}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from secondsite.orchestration.estate.model import Estate, Host, Item, Machine
@@ -72,7 +72,7 @@ class Mapper:
     ) -> Placement:
         """R11.6: a host that reaches the mapped networks and has the mapped storage; of several the one with room."""
         hosts = [host for host in pair.target.hosts if facts.hosts is None or host.name in facts.hosts]
-        reaching = [host for host in hosts if self._reaches(host, made)]
+        reaching = [host for host in hosts if self.misses(host, made) is None]
         if not reaching:
             names = ", ".join(sorted({one.network.value for one in made if one.network.value}))
             why = f"no host at {pair.target.name!r} reaches {names}" if hosts else f"{pair.target.name!r} has no host"
@@ -84,8 +84,10 @@ class Mapper:
         host = Chosen(best.host.name, "R11.6", why)
         return Placement(machine.name, host, tuple(made), best.disks, tuple(best.problems))
 
-    def _reaches(self, host: Host, made: list[Connection]) -> bool:
-        """R11.4: by the logical network that a VM network belongs to; one that belongs to none is everywhere."""
+    def misses(self, host: Host, made: Sequence[Connection]) -> str | None:
+        """A network that a host does not reach, of those that cards come to. R11.4: by the logical network that it
+        belongs to; one that belongs to none is everywhere.
+        """
         tables = self.index.tables["network"]
-        wanted = {tables[one.network.value].logical for one in made if one.network.value in tables}
-        return wanted - {None} <= set(host.logical)
+        wanted = [tables[one.network.value] for one in made if one.network.value in tables]
+        return next((one.name for one in wanted if one.logical not in (None, *host.logical)), None)

@@ -84,6 +84,8 @@ def failback(before: str | None, now: str | None, failed_over_to: str | None, ba
     """Where a card goes on the way back (R11.5): `before` is its network before the failover, `failed_over_to` where
     the mapping put it then, `now` where it is, and `back` the mapping from the target's networks to the source's.
     """
+    if now is None and failed_over_to is None:  # unmapped, it was connected to nothing there (R11.1)
+        return Chosen(before, "R11.5", "nothing changed: where it was")
     if now is None:
         return Chosen(None, "R11.5", "it was disconnected meanwhile")
     mapped = back.get(now)

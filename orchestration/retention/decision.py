@@ -22,10 +22,17 @@ class Kept:
         """When it dies if cycles go on as planned; None: never."""
         return self.votes[0].until
 
+    def longer(self, vote: Vote) -> Kept:
+        """With one more vote, which no rule of the policy has."""
+        return Kept(self.point, tuple(sorted([*self.votes, vote], key=_longest)))
 
-def decide(points: Sequence[Point], rules: Sequence[Rule] | None, every: int) -> list[Kept]:
-    """About each point, oldest first. `every` is how far apart cycles are planned, in microseconds. Without rules
-    (array-managed points) all are kept. Raises ValueError for points that are not in order.
+
+def decide(
+    points: Sequence[Point], rules: Sequence[Rule] | None, every: int, mark: int | None = None
+) -> list[Kept]:
+    """About each point, oldest first. `every` is how far apart cycles are planned, in microseconds, and `mark` when the
+    next application-consistent one is, for when they die. Without rules (array-managed points) all are kept. Raises
+    ValueError for points that are not in order.
     """
     if any(one.number >= two.number or one.at > two.at for one, two in pairwise(points)):
         raise ValueError("points are not in order")
@@ -33,7 +40,7 @@ def decide(points: Sequence[Point], rules: Sequence[Rule] | None, every: int) ->
         return []
     if rules is None:
         return [Kept(point, (Vote("SEED", "the array's own", None),)) for point in points]
-    plan = Plan(points[-1].at, every)
+    plan = Plan(points[-1].at, every, mark)
     found: dict[int, list[Vote]] = {point.number: [] for point in points}
     for rule in rules:
         for number, vote in rule.votes(points, plan).items():

@@ -20,10 +20,13 @@ HOUR = 3600 * SECOND
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """When the newest point is from, and how far apart cycles are planned."""
+    """When the newest point is from, and how far apart cycles are planned. `mark` is when the next one comes that is
+    application-consistent; None: not within what is looked at.
+    """
 
     newest: int
     every: int
+    mark: int | None = None
 
     def cycles(self, count: int) -> int:
         return self.newest + count * self.every
@@ -31,6 +34,10 @@ class Plan:
     def reach(self, at: int) -> int:
         """The first planned point at that time or later."""
         return self.cycles(max(-(-(at - self.newest) // self.every), 1))
+
+    def marked(self, at: int, span: int) -> int | None:
+        """The next application-consistent point, where it is of the same span of time."""
+        return self.mark if self.mark is not None and self.mark // span == at // span else None
 
 
 class Rule(Protocol):
@@ -91,11 +98,14 @@ class Spread:
         }
 
     def _until(self, point: Point, plan: Plan) -> int:
-        """It stands until it is too old; where its span of time is not over, until the next planned point in it."""
+        """It stands until it is too old; where its span of time is not over, until the next planned point in it that
+        is no worse.
+        """
         following = plan.cycles(1)
         if following // self.every == point.at // self.every and not point.application:
             return following
-        return plan.reach(point.at + self.span)
+        ends, mark = plan.reach(point.at + self.span), plan.marked(point.at, self.every)
+        return ends if mark is None else min(mark, ends)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +127,16 @@ class Amount:
         ends = self._ends(newest, plan)
         votes = {}
         for point in before[-self.additional :]:
-            votes[point.number] = self._vote(plan.cycles(1))
+            votes[point.number] = self._vote(plan.cycles(1), point, plan)
         for rank, point in enumerate(reversed(following[-self.additional :])):
             if point.number in votes or point is newest:
-                votes[point.number] = self._vote(ends[self.additional - rank - 1])
+                votes[point.number] = self._vote(ends[self.additional - rank - 1], point, plan)
         return votes
 
-    def _vote(self, until: int) -> Vote:
+    def _vote(self, until: int, point: Point, plan: Plan) -> Vote:
+        mark = None if point.application else plan.marked(point.at, HOUR)
+        if mark is not None:  # that takes its place once it is not the newest one any more
+            until = min(until, mark + plan.every)
         return Vote("R3.2", f"one of {self.additional} additional, an hour each", until)
 
     def _ends(self, newest: Point, plan: Plan) -> list[int]:

@@ -8,7 +8,7 @@ from secondsite import engine
 from secondsite.engine import errors
 from secondsite.orchestration.estate.findings import Finding
 from secondsite.orchestration.estate.model import Account, Estate
-from secondsite.orchestration.estate.pairs import Sides
+from secondsite.orchestration.estate.pairs import Pair, Sides
 from secondsite.orchestration.estate.references import Index
 from secondsite.orchestration.scenarios import matrix
 from secondsite.orchestration.scenarios.matrix import Cell
@@ -20,13 +20,19 @@ def accounts(estate: Estate, ask: Ask | None = None) -> Iterator[Finding]:
     """Each storage account that something is protected in: is it what the estate says, and what its scenario needs
     (R12.11)? May replicas be written there? One that does not answer is a finding too.
     """
-    index, row, seen = Index(estate), matrix.load().by_id("account"), set[str]()
+    index, seen = Index(estate), set[str]()
     for pair in Sides(index).pairs():
-        account = pair.target.account
-        if account is not None and account.name not in seen:
-            seen.add(account.name)
-            cell = row.cell(pair.protection.scenario, estate.vault.profile)
-            yield from _account(account, cell, index, ask or engine.check_store)
+        found = pair.target.account
+        if found is not None and found.name not in seen:
+            seen.add(found.name)
+            yield from account(pair, index, ask or engine.check_store)
+
+
+def account(pair: Pair, index: Index, ask: Ask) -> Iterator[Finding]:
+    """The account of one pair, where it has one."""
+    if pair.target.account is not None:
+        cell = matrix.load().by_id("account").cell(pair.protection.scenario, index.estate.vault.profile)
+        yield from _account(pair.target.account, cell, index, ask)
 
 
 def _account(account: Account, cell: Cell, index: Index, ask: Ask) -> Iterator[Finding]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from secondsite.orchestration.estate import values
 from secondsite.orchestration.estate.findings import Finding
 from secondsite.orchestration.estate.model import Estate
 from secondsite.orchestration.estate.pairs import Pair, Sides
 from secondsite.orchestration.estate.references import Index
-from secondsite.orchestration.scenarios import machines, matrix, points, rows, whole
+from secondsite.orchestration.scenarios import addressing, firstcopy, machines, matrix, points, rows, whole
 from secondsite.orchestration.scenarios.matrix import Row
 
 CHECKS: Mapping[str, rows.Check] = {
@@ -56,16 +57,23 @@ class Report:
 def check(estate: Estate) -> Report:
     """Everything that is wrong with an estate, before anything moves (R12.10 to R12.13)."""
     index = Index(estate)
-    others = list(index.problems())
+    others = [*values.check(estate), *index.problems()]
     pairs, judged = [], []
     for pair in Sides(index).pairs():
         wrong = list(_sides(pair, index))
-        others += [*wrong, *machines.check(pair, index)]
+        others += [*wrong, *machines.check(pair, index), *firstcopy.check(pair, index)]
         if not wrong:
             pairs.append(pair)
             judged += [_judge(row, pair, index) for row in matrix.load().row]
-    others += whole.check(pairs, index)
+    others += [*whole.check(pairs, index), *firstcopy.hosts(index), *addressing.check(index)]
     return Report(tuple(judged), tuple(dict.fromkeys(others)))
+
+
+def pair_findings(pair: Pair, index: Index) -> list[Finding]:
+    """What is wrong with one pair and the machines in it."""
+    judged = [_judge(row, pair, index) for row in matrix.load().row]
+    found = [finding for one in judged for finding in one.findings]
+    return list(dict.fromkeys([*machines.check(pair, index), *firstcopy.check(pair, index), *found]))
 
 
 def _judge(row: Row, pair: Pair, index: Index) -> Judged:
@@ -81,4 +89,8 @@ def _sides(pair: Pair, index: Index) -> Iterator[Finding]:
         if side.kind != wanted:
             where = index.place(pair.protection, key)
             title = f"{pair.protection.scenario} ({scenario.title})"
-            yield Finding("SEED", where, f"the {key} of {title} is a {wanted}; {side.name!r} is a {side.kind}")
+            yield Finding("SEED", where, f"the {key} of {title} is {_one(wanted)}; {side.name!r} is {_one(side.kind)}")
+
+
+def _one(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"

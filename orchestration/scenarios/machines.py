@@ -15,6 +15,7 @@ from secondsite.orchestration.estate.findings import Finding
 from secondsite.orchestration.estate.model import Item, Machine
 from secondsite.orchestration.estate.pairs import Pair
 from secondsite.orchestration.estate.references import Index
+from secondsite.orchestration.typed import ready
 
 RULE = "R12.10"
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
@@ -33,6 +34,9 @@ class _Profiles(msgspec.Struct, frozen=True):
     profile: dict[str, Limits]
 
 
+ready(_Profiles)
+
+
 @cache
 def limits(profile: str) -> Limits:
     text = resources.files("secondsite.orchestration.scenarios").joinpath("limits.toml").read_text()
@@ -41,8 +45,10 @@ def limits(profile: str) -> Limits:
 
 def check(pair: Pair, index: Index) -> Iterator[Finding]:
     """Every machine of a pair. Raises nothing: what is not known (a size) is checked when the disk is opened."""
+    seen: dict[tuple[str, str], str] = {}
     for item, machine in pair.machines:
         yield from _anywhere(machine, index)
+        yield from _elsewhere(machine, seen, index)
         if pair.target.kind == "account":
             yield from _for_azure(item, machine, index)
 
@@ -52,9 +58,23 @@ def _anywhere(machine: Machine, index: Index) -> Iterator[Finding]:
     if not kept:
         yield Finding("R6.6", index.place(machine, "disks"), f"machine {machine.name!r} has no disk to protect")
     for place, disk in enumerate(machine.disks):
+        if disk.path in (one.path for one in machine.disks[:place]):
+            where = index.place(machine, "disks", place, "path")
+            yield Finding("name", where, f"machine {machine.name!r} has the disk {disk.path!r} twice")
         if disk.os and disk.exclude:
             where = index.place(machine, "disks", place, "exclude")
             yield Finding("R6.6", where, f"the system disk of {machine.name!r} cannot be left out")
+
+
+def _elsewhere(machine: Machine, seen: dict[tuple[str, str], str], index: Index) -> Iterator[Finding]:
+    """Disks of a host that another machine has, which is more likely to have been copied in the file than to be so."""
+    for place, disk in enumerate(machine.disks):
+        if disk.exclude or disk.shared:
+            continue
+        before = seen.setdefault((machine.host, disk.path), machine.name)
+        if before != machine.name:
+            message = f"disk {disk.path!r} of machine {machine.name!r} is one of {before!r}, too"
+            yield Finding("name", index.place(machine, "disks", place, "path"), message, "shared = true where it is so")
 
 
 def _for_azure(item: Item, machine: Machine, index: Index) -> Iterator[Finding]:

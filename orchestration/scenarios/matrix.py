@@ -10,8 +10,10 @@ from typing import Literal
 import msgspec
 
 from secondsite.orchestration.estate.model import ScenarioName
+from secondsite.orchestration.typed import ready
 
 SideName = Literal["source", "target"]
+FailoverName = Literal["test", "planned", "unplanned"]
 SCENARIOS: tuple[ScenarioName, ...] = ("S1", "S2", "S3", "S4", "S5")
 
 
@@ -94,12 +96,28 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     target: str
 
 
+class Abilities(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Failovers of a scenario: which there are each way (R9's table), what a machine runs on at the target, whether it
+    replicates back from there, and whether it does so as soon as a planned one is committed.
+    """
+
+    runs: Literal["host", "account", "array"]
+    forward: tuple[FailoverName, ...]
+    back: tuple[FailoverName, ...]
+    reverse: bool
+    swap: bool
+
+
 class Matrix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scenario: dict[str, Scenario]
+    failover: dict[str, Abilities]
     row: tuple[Row, ...]
 
     def by_id(self, row: str) -> Row:
         return next(one for one in self.row if one.id == row)
+
+
+ready(Matrix)
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from secondsite.engine import errors
 from secondsite.orchestration.estate.findings import Finding
 from secondsite.orchestration.estate.model import Policy
 from secondsite.orchestration.estate.pairs import Pair
@@ -34,7 +35,16 @@ def check(cell: Cell, pair: Pair, index: Index) -> Iterator[Finding]:
         if value is not None and not 0 <= value <= most:
             rule = "R2.4" if cell.kept == "hours" else "R3.1"
             yield Finding(rule, index.place(policy, cell.kept), f"{value} is not in 0 to {most}")
+    if cell.kept == "tiers" and policy.tiers is not None:
+        yield from _tiers(policy, index)
     yield from _application(cell, policy, index)
+
+
+def _tiers(policy: Policy, index: Index) -> Iterator[Finding]:
+    try:
+        retention.Continuous([(tier.every, tier.seconds) for tier in policy.tiers or ()]).rules()
+    except errors.Usage as error:
+        yield Finding("R13.2", index.place(policy, "tiers"), str(error))
 
 
 def _frequency(cell: Cell, pair: Pair, index: Index) -> Iterator[Finding]:

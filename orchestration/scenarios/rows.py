@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+from secondsite.engine import errors
 from secondsite.orchestration.estate.findings import Finding
 from secondsite.orchestration.estate.pairs import Pair, Side
 from secondsite.orchestration.estate.references import Index
@@ -30,6 +31,21 @@ def replication(cell: Cell, pair: Pair, index: Index) -> Iterator[Finding]:
         where = index.place(policy, "initial")
         known = ", ".join(cell.initial)
         yield Finding("R5.1", where, f"the first copy by {policy.initial} does not exist here", f"possible: {known}")
+    yield from _limit(pair, index)
+
+
+def _limit(pair: Pair, index: Index) -> Iterator[Finding]:
+    """R12.15."""
+    if (said := pair.policy.limit) is None:
+        return
+    from secondsite import engine  # what sends is heavy, and few policies limit it
+
+    try:
+        if said.startswith("@"):
+            raise errors.Usage("a policy has its calendar itself, and no file of it")
+        engine.Link.of(None, None, notify=lambda line: None, schedule=said)
+    except errors.Error as error:
+        yield Finding("R12.15", index.place(pair.policy, "limit"), str(error))
 
 
 def machine_storage(cell: Cell, pair: Pair, index: Index) -> Iterator[Finding]:
@@ -121,9 +137,10 @@ def configuration(cell: Cell, pair: Pair, index: Index) -> Iterator[Finding]:
         owner = side.server.name if side.server else None
         where = index.place(pair.protection, name)
         if name in cell.networks and not any(one.server == owner and owner for one in estate.network):
-            yield Finding(SEED, where, f"the {name} has no VM network", "a network with its server's name")
+            yield Finding(SEED, where, f"the {name} has no VM network", f"a network of server {owner!r}")
         if name in cell.classifications and not any(one.server == owner and owner for one in estate.classification):
-            yield Finding(SEED, where, f"the {name} has no storage classification", "a classification of its server")
+            remedy = f"a classification of server {owner!r}"
+            yield Finding(SEED, where, f"the {name} has no storage classification", remedy)
         if name in cell.pools and side.array is not None and not side.array.pools:
             yield Finding(SEED, index.place(side.array), f"array {side.array.name!r} has no pool")
 

@@ -9,6 +9,7 @@ from secondsite.orchestration.estate.findings import Finding
 from secondsite.orchestration.estate.model import Host, Server
 from secondsite.orchestration.estate.pairs import Pair
 from secondsite.orchestration.estate.references import Index
+from secondsite.orchestration.plans import rules
 
 
 def check(pairs: Sequence[Pair], index: Index) -> Iterator[Finding]:
@@ -16,6 +17,7 @@ def check(pairs: Sequence[Pair], index: Index) -> Iterator[Finding]:
     yield from _one_provider(index)
     yield from _protected_here(pairs, index)
     yield from _groups(pairs, index)
+    yield from rules.check(pairs, index)
 
 
 def _one_pair_a_cloud(pairs: Sequence[Pair], index: Index) -> Iterator[Finding]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
+from pathlib import Path
 
 import pytest
 import samples
 
 from secondsite.engine import errors
-from secondsite.orchestration.estate import lines
+from secondsite.orchestration.estate import lines, loading
 from secondsite.orchestration.estate.loading import load, parse
 from secondsite.orchestration.scenarios.check import check
 
@@ -49,6 +52,49 @@ def test_what_is_no_estate_is_refused_with_its_line(case: str) -> None:
 def test_a_file_that_is_not_there(tmp_path: object) -> None:
     with pytest.raises(errors.Unreachable):
         load(f"{tmp_path}/estate.toml")
+
+
+def test_what_is_no_file_ends_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "_SECONDS", 0.3)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(errors.Usage, match="is a pipe"):
+        load(pipe)
+    writer = os.open(pipe, os.O_RDWR)
+    os.write(writer, VAULT.encode())
+    with pytest.raises(errors.Usage, match="no whole estate came out of it"):
+        load(pipe)
+    os.close(writer)
+    for device in ("/dev/zero", "/dev/null"):
+        with pytest.raises(errors.Usage, match="is a device"):
+            load(device)
+    with pytest.raises(errors.Unreachable, match="directory"):
+        load(tmp_path)
+    with pytest.raises(errors.Usage, match="no name of a file"):
+        load("a\0b")
+
+
+def test_an_estate_comes_out_of_a_pipe_too() -> None:
+    """`secondsite plan <(generate)`: more than a pipe holds at once."""
+    read, write = os.pipe()
+    said = VAULT + "".join(f'[[site]]\nname = "site {number}"\n' for number in range(10_000))
+    writer = threading.Thread(target=lambda: Path(f"/proc/self/fd/{write}").write_text(said))
+    writer.start()
+    time.sleep(0.1)
+    os.close(write)
+    try:
+        assert len(load(f"/proc/self/fd/{read}").estate.site) == 10_000
+    finally:
+        os.close(read)
+        writer.join()
+
+
+def test_a_file_of_windows_is_an_estate_too() -> None:
+    """Its editors begin with a byte order mark, and end lines their own way."""
+    text = samples.text("S2")
+    assert parse(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode()).estate == parse(text.encode()).estate
+    with pytest.raises(errors.Usage, match="line 1: zzz: there is no key"):
+        parse(b"\xef\xbb\xbfzzz = 1\r\n" + text.encode())
 
 
 def test_lines_of_keys_behind_strings_and_arrays_of_several_lines() -> None:

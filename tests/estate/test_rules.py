@@ -18,6 +18,8 @@ ROWS: list[tuple[str, str, str, tuple[Edit, ...], str]] = [
     ("SEED", "data", "S5",
      (('site = "leeds"\nagent', 'site = "london"\nagent'),), "no host that replicas could lie on"),
     ("R12.14", "replication", "S2", (("delete_replica = true", "encrypt = true"),), "encryption of stored data"),
+    ("R12.15", "replication", "S2", (('limit = "mon-fri 08:00-18:00 10M"', 'limit = "fast"'),), "fast"),
+    ("R12.15", "replication", "S2", (('limit = "mon-fri 08:00-18:00 10M"', 'limit = "@/etc/passwd"'),), "no file"),
     ("R5.1", "replication", "S4", (("hours = 12", 'hours = 12\ninitial = "media"'),), "by media does not exist"),
     ("R5.1", "replication", "S1", (("hours = 24", 'hours = 24\ninitial = "existing"'),), "by existing does not"),
     ("R12.10", "machine-storage", "S2", (('format = "vhdx"', 'format = "vmdk"'),), "is a vmdk"),
@@ -60,6 +62,8 @@ ROWS: list[tuple[str, str, str, tuple[Edit, ...], str]] = [
     ("R4.1", "points", "S1", (("application_consistent = 4", "application_consistent = 13"),), "not in 1 to 12"),
     ("R4.2", "points", "S4", (("hours = 12", "hours = 1"),), "not less than the hours kept"),
     ("R4.2", "points", "S2", (("additional = 15", "additional = 4"),), "not less than the additional kept"),
+    ("R13.2", "points", "S5", (("every = 1,", "every = 0,"),), "makes no sense"),
+    ("R13.2", "points", "S5", (("every = 3600,", "every = 7,"),), "does not follow"),
     ("A1", "points", "S3", (('name = "array"', 'name = "array"\napplication_consistent = 1'),), "not made here"),
     ("R11.1", "network-mapping", "S4", (("azure = true", 'server = "vmm-london"'),), "not of the target side"),
     ("R11.1", "network-mapping", "S2",
@@ -75,6 +79,43 @@ ROWS: list[tuple[str, str, str, tuple[Edit, ...], str]] = [
      "pool 'p2'"),
 ]  # fmt: skip
 SIZE = "size = 42949672960"
+MEDIUM = 'medium = "/media/seeds"'
+BY_COPIES = ('initial = "media"', 'initial = "existing"')
+# Recovery plans and consistency groups, put before what follows the sample's first policy.
+ITEMS = "[[policy]]"
+WEB1 = '[[recovery]]\nname = "p"\n[[recovery.group]]\nmachines = ["web1"]\n'
+PLANS: list[tuple[str, str, str, str]] = [
+    ("R12.4", "S1", '[[recovery]]\nname = "p"', "has no group"),
+    ("R12.4", "S1", '[[recovery]]\nname = "p"\n' + "[[recovery.group]]\n" * 9, "has 9 groups"),
+    ("R12.4", "S1", WEB1 + '[[recovery.group]]\nmachines = ["web1"]', "'web1' is in plan 'p' more than once"),
+    ("R12.6", "S1", WEB1 + 'after = [{ name = "a", manual = "?" }, { name = "a", manual = "?" }]', "two steps 'a'"),
+    ("R12.6", "S1", WEB1 + 'after = [{ name = "a" }]', "is not one of script, manual and http"),
+    ("R12.6", "S1", WEB1 + 'after = [{ name = "a", manual = "?", http = "http://h/" }]', "is not one of script"),
+    ("R12.6", "S1", WEB1 + 'after = [{ name = "a", http = "ftp://h/" }]', "calls 'ftp://h/'"),
+    ("R12.7", "S1", WEB1 + 'before = [{ name = "a", script = ["x"], seconds = 601 }]', "has 601 s"),
+    ("R12.7", "S1", WEB1 + 'before = [{ name = "a", script = ["x"], side = "source" }]', "needs a management server"),
+    ("R12.9", "S3", '[[recovery]]\nname = "p"\n[[recovery.group]]\nmachines = ["erp1"]', "with its replication group"),
+    ("R5.7", "S1", '[[machine]]\nname = "m"\nhost = "hv1"\ndisks = []\n' + WEB1.replace("web1", "m"), "not protected"),
+    ("M13", "S1", '[[consistency]]\nname = "a"\nmachines = ["web1"]\n'
+     '[[consistency]]\nname = "b"\nmachines = ["web1"]', "is in 2 consistency groups"),
+    ("name", "S1", WEB1.replace("web1", "web9"), "there is no machine 'web9'"),
+    ("name", "S1", '[[consistency]]\nname = "a"\nmachines = ["web9"]', "there is no machine 'web9'"),
+]  # fmt: skip
+SERVERS = '    { name = "servers", range = "10.1.0.0/24", pool = ["10.1.0.10", "10.1.0.200"] }'
+SUBNETS: list[tuple[str, str]] = [
+    (SERVERS.replace('"10.1.0.0/24"', '"10.1.0.9/24"'), "10.1.0.9/24 has host bits set"),
+    (SERVERS.replace('"10.1.0.0/24"', '"here"'), "'here' does not appear to be"),
+    (SERVERS.replace('"10.1.0.200"', '"10.1.1.200"'), "10.1.0.10 to 10.1.1.200 is not in 10.1.0.0/24"),
+    (SERVERS.replace('"10.1.0.200"', '"10.1.0.2"'), "first address is behind its last one"),
+    (SERVERS.replace(" }", ', gateway = "fe80::1" }'), "fe80::1 is not in 10.1.0.0/24"),
+    (SERVERS.replace(" }", ', gateway = "10.1.0.20" }'), "the gateway 10.1.0.20 is in the pool"),
+]  # fmt: skip
+CARDS: list[tuple[str, str]] = [
+    ('address = "10.1.0.2000"', "'10.1.0.2000' of machine 'app1' is no address"),
+    ('target_address = ""', "'' of machine 'app1' is no address"),
+    ('mac = "01:00:5e:00:00:01"', "is no address of a network card"),
+    ('mac = "52:54:00:00:00:01" }, { mac = "52-54-00-00-00-01"', "have the same card 52:54:00:00:00:01"),
+]  # fmt: skip
 OTHERS: list[tuple[str, str, tuple[Edit, ...], str]] = [
     ("R1.4", "S2", (("[[item]]", '[[protection]]\nname = "again"\nscenario = "S2"\nsource = "gold"\n'
                      'target = "gold-dr"\npolicy = "five-minutes"\n\n[[item]]'),), "is in 2 pairs"),
@@ -94,14 +135,34 @@ OTHERS: list[tuple[str, str, tuple[Edit, ...], str]] = [
     ("R12.10", "S4", ((SIZE, "size = 2199023255552"),), "has 2.0 TiB"),
     ("R12.10", "S4", ((SIZE, "size = 1048576"),), "has 1.0 MiB"),
     ("R12.10", "S4", ((SIZE + " }]", SIZE + " }" + ', { path = "/d" }' * 17 + "]"),), "more than 16 data disks"),
+    ("R5.1", "S2", (('initial = "media"\n', ""),), "medium is for a first copy by media"),
+    ("R5.2", "S2", (('cluster = true', 'cluster = true\nzone = "Europe/Londn"'),), "no time zone 'Europe/Londn'"),
+    ("R5.4", "S2", ((MEDIUM, ""),), "has no medium"),
+    ("R5.4", "S2", ((MEDIUM, 'medium = "seeds"'),), "no absolute path"),
+    ("R5.5", "S2", ((MEDIUM, 'medium = "/csv/fast/seeds"'),), "beside a disk of the machine"),
+    ("R5.5", "S2", ((MEDIUM, 'medium = "/replicas"'),), "where 'lds2' keeps replicas"),
+    ("R5.5", "S2", ((MEDIUM, 'medium = "/fast/a/b"'),), "a place of 'fast-dr'"),
+    ("R5.6", "S2", (BY_COPIES, (MEDIUM, "")), "names no copies"),
+    ("R5.6", "S2", (BY_COPIES, (MEDIUM, 'existing = ["/a"]')), "2 disks to protect, and 1 copies"),
+    ("R5.6", "S2", (BY_COPIES, (MEDIUM, 'existing = ["/a", "/a"]')), "named twice"),
+    ("R5.6", "S2", (BY_COPIES, (MEDIUM, 'existing = ["/a", "b"]')), "no absolute path"),
+    ("R5.6", "S2", (BY_COPIES, (MEDIUM, 'existing = ["/a", "/csv/fast/app1.vhdx"]')), "is the disk itself"),
     ("SEED", "S4", (('source = "gold"', 'source = "london"'),), "is a cloud; 'london' is a site"),
     ("SEED", "S4",
      (('name = "hv2"\ncloud = "gold"', 'name = "hv2"\nsite = "london"'), ('host = "hv1"', 'host = "hv2"')),
      "which is not in cloud 'gold'"),
+    *((rule, scenario, ((ITEMS, f"{text}\n{ITEMS}"),), message) for rule, scenario, text, message in PLANS),
+    *(("address", "S2", ((SERVERS, text),), message) for text, message in SUBNETS),
+    *(("address", "S2", (('address = "10.1.0.20"', text),), message) for text, message in CARDS),
+    ("address", "S2", (('"br-prod-dr"', '"br-of-production"'),), "is no name of a bridge"),
     ("name", "S4", (('host = "hv1"', 'host = "hv9"'),), "there is no host 'hv9'"),
     ("name", "S4", (('target = "azure-prod"', 'target = "azure"'),), "there is no network 'azure'"),
     ("name", "S3", (('"san-leeds/p1"', '"san-leeds/p9"'),), "there is no pool 'san-leeds/p9'"),
     ("name", "S2", (('name = "lds2"', 'name = "lds1"'),), "two of the host 'lds1'"),
+    ("name", "S2", (("[[policy]]", '[[machine]]\nname = "app2"\nhost = "lon-cluster"\n'
+                     'disks = [{ path = "/csv/fast/app1.vhdx" }]\n\n[[policy]]'),
+                    ("[[item]]", '[[item]]\nmachine = "app2"\nprotection = "london-to-leeds"\n\n[[item]]')),
+     "of machine 'app1' is one of 'app2', too"),
 ]  # fmt: skip
 
 
@@ -131,9 +192,33 @@ def test_a_rule_of_no_row_that_fails(rule: str, scenario: str, edits: tuple[Edit
     assert loaded.line(found[0].where)
 
 
+def test_a_first_copy_from_copies_that_lie_at_the_target_passes() -> None:
+    """R5.6, with a zone for R5.2; the sample itself has one by medium, R5.4 and R5.5."""
+    copies = (MEDIUM, 'existing = ["/old/a", "/old/b"]')
+    edits = [BY_COPIES, copies, ("cluster = true", 'cluster = true\nzone = "Europe/London"')]
+    assert check(samples.edited("S2", *edits).estate).findings == []
+
+
 def test_every_row_of_the_matrix_can_fail_but_the_one_that_cannot() -> None:
     """A vault is what makes a file an estate."""
     assert {row.id for row in load().row} - {row[1] for row in ROWS} == {"vault"}
+
+
+def test_plans_and_consistency_groups_pass() -> None:
+    """R12.4 to R12.9: S2's script on the source's side has a management server to run on."""
+    text = WEB1.replace("web1", "app1") + 'before = [{ name = "a", script = ["x"], side = "source" }]\n'
+    text += 'after = [{ name = "b", manual = "look" }, { name = "c", http = "https://h/", kinds = ["test"] }]\n'
+    text += '[[consistency]]\nname = "g"\nmachines = ["app1"]\n'
+    assert check(samples.edited("S2", (ITEMS, text + ITEMS)).estate).findings == []
+
+
+def test_a_plan_has_at_most_100_machines() -> None:
+    """R12.8."""
+    names = [f"m{number}" for number in range(101)]
+    machines = "".join(f'[[machine]]\nname = "{one}"\nhost = "hv1"\ndisks = [{{ path = "/{one}" }}]\n' for one in names)
+    text = f'[[recovery]]\nname = "p"\n[[recovery.group]]\nmachines = {names}\n'
+    found = check(samples.edited("S1", (ITEMS, machines + text + ITEMS)).estate).findings
+    assert "R12.8: plan 'p' has 101 machines (at most 100)" in [one.line(None) for one in found]
 
 
 def test_a_generation_2_machine_is_for_todays_profile() -> None:

@@ -89,3 +89,39 @@ def test_the_command_explains_and_fails_where_the_failover_would(
     path.write_text(samples.text("S2").replace(', pool = ["10.1.0.10", "10.1.0.200"]', ""))
     assert cli.run(["mapping", "explain", "app1", "--estate", str(path)]) == 3
     assert "R11.7" in capsys.readouterr().err
+
+
+SECOND = """
+[[network]]
+name = "lab"
+server = "vmm-london"
+[[network]]
+name = "azure-lab"
+azure = true
+[[mapping.network]]
+source = "lab"
+target = "azure-lab"
+"""
+
+
+@pytest.mark.parametrize(("rule", "card", "told"), [
+    ("R11.8", '{ network = "prod", target_address = "10.8.0.4" }',
+     "10.8.0.4 is not in subnet 'servers' (10.9.0.0/24)"),
+    ("R11.9", '{ network = "prod" }, { network = "lab" }', "all cards of a machine are in one network, here "),
+])  # fmt: skip
+def test_what_would_fail_in_azure_is_refused_before_it_is_protected(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], rule: str, card: str, told: str
+) -> None:
+    """By `apply` too, so that no failover comes to it (R11.8, R11.9)."""
+    path, vault = tmp_path / "estate.toml", str(tmp_path / "vault.db")
+    text, wanted = samples.text("S4"), '{ network = "prod", subnet = "servers", address = "10.1.0.11" }'
+    assert wanted in text
+    path.write_text(text.replace(wanted, card) + SECOND)
+    assert cli.run(["mapping", "explain", "web1", "--estate", str(path)]) == 3
+    assert f"{rule}: {told}" in capsys.readouterr().err
+    assert cli.run(["vault", "init", "--vault", vault]) == 0
+    capsys.readouterr()
+    assert cli.run(["apply", str(path), "--vault", vault]) == 3
+    found, line = capsys.readouterr()
+    assert f"{rule}: machine 'web1': {told}" in found
+    assert line == f"secondsite: {path}: 1 rule is broken; nothing was changed\n"

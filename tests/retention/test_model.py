@@ -84,21 +84,28 @@ POLICIES = [
 ]
 
 
+@pytest.mark.parametrize("share", [None, 0.1, 0.4, 0.9])
 @pytest.mark.parametrize(("policy", "seconds"), POLICIES, ids=str)
-def test_a_point_dies_when_it_was_said_to(policy: ByTime | ByAmount | Continuous, seconds: int, seed: int) -> None:
-    """M9: every forecast comes true where cycles go on as planned."""
+def test_a_point_dies_when_it_was_said_to(
+    policy: ByTime | ByAmount | Continuous, seconds: int, share: float | None, seed: int
+) -> None:
+    """M9: every forecast comes true where cycles go on as planned; with a `share` of an hour until the next
+    application-consistent one, and an hour from each to the next.
+    """
     chance = random.Random(f"{seed} {policy}")
     rules, every = policy.rules(), seconds * SECOND
     application = 0 if isinstance(policy, Continuous) else 6
     held = list(histories.cycles(chance, every, 5, gaps=True, application=application))
     held = pruned(held, rules, every)[-1]
-    said = {kept.point.number: kept.until for kept in decide(held, rules, every)}
+    mark = held[-1].at + max(int(share * HOUR) // every, 1) * every if share is not None else None
+    said = {kept.point.number: kept.until for kept in decide(held, rules, every, mark)}
     for step in range(1, 26 * 3600 // seconds):
         if not said:
             break
-        held = [*held, Point(held[-1].number + 1, held[-1].at + every)]
+        at = held[-1].at + every
+        application = mark is not None and at >= mark and (at - mark) % HOUR == 0
+        held = [*held, Point(held[-1].number + 1, at, application)]
         gone = dropped(held, rules, every)
-        at = held[-1].at
         assert {number for number, until in said.items() if until == at} == said.keys() & set(gone), (step, gone)
         said = {number: until for number, until in said.items() if number not in gone}
         held = [one for one in held if one.number not in gone]
