@@ -21,10 +21,10 @@ class Next(NamedTuple):
 
 
 def following(due: float, every: float, ended: float) -> Next:
-    """After a cycle that was due at `due` and ended at `ended`, both UTC seconds. A clock that was set back by more
-    than one cycle begins a grid anew, or the item would wait for the time that it knows.
+    """After a cycle that was due at `due` and ended at `ended`, both UTC seconds. A clock that was set back begins a
+    grid anew, or the item would wait for the time that it knows.
     """
-    if ended < due - every:
+    if ended < due:
         return Next(ended + every, 0)
     late = int((ended - due) // every)
     return Next(due + every if late == 0 else due + late * every, late)

@@ -1,136 +1,54 @@
-"""Items as the vault has them: leases, what a cycle did, points. Each function is one transaction.
-
-A lease says which orchestrator runs an item. Who holds it renews it; one that is older than a minute is nobody's, and
-whoever takes it sees in `doing` what its dead holder was at. Only the clock of the database's host counts, where it is
-a server.
+"""What becomes of an item, as it is written down: cycles, points, what an operator asks. Each function is one
+transaction, and one that a cycle ends with raises Refused where the lease was lost (leases.py).
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, and_, case, delete, insert, or_, select, text, update
+from sqlalchemy import Connection, and_, case, delete, func, insert, select, true, update
 
 from secondsite.engine import errors
-from secondsite.orchestration.health.states import State, step
-from secondsite.orchestration.health.statistics import Statistics
-from secondsite.orchestration.retention.point import Point
-from secondsite.orchestration.retention.timeline import Moment, Timeline
-from secondsite.orchestration.vault import audit, schema
+from secondsite.orchestration.failover.situation import Situation
+from secondsite.orchestration.failover.table import Refusal, decide
+from secondsite.orchestration.health.states import State
+from secondsite.orchestration.protection import lookup
+from secondsite.orchestration.protection.item import Held, Made
+from secondsite.orchestration.protection.leases import NEVER, ours
+from secondsite.orchestration.protection.rest import Plan
+from secondsite.orchestration.vault import audit, holders, schema
 from secondsite.orchestration.vault.database import Database
-from secondsite.orchestration.vault.ending import Ending
 
-LEASE_SECONDS = 60.0
 _ITEM, _DISK, _POINT = schema.item, schema.disk, schema.point
 _FREE: Mapping[str, Any] = {"doing": None, "lease_holder": None, "lease_until": 0.0}
 
 
-@dataclass(frozen=True)
-class Held:
-    """An item that this orchestrator has the lease of. `doing` is what a holder before was at when it ended."""
-
-    id: str
-    machine: str
-    protection: str
-    state: State
-    doing: str | None
-    epoch: int
-    due: float
-    last: float | None
-    failures: int
-    sending: bool
-    reason: str | None
-    statistics: Statistics
-    timeline: Timeline | None
-    disks: Mapping[str, str]
-    ids: Mapping[str, str | None]
-    ending: Ending | None = None
-
-
-@dataclass(frozen=True)
-class Made:
-    """A point of a machine: generations by path of the disk. `at` is on the item's timeline."""
-
-    number: int
-    time: str
-    at: int
-    application: bool
-    pinned: str | None
-    generations: Mapping[str, int]
-    changed_bytes: int
-
-    def point(self) -> Point:
-        """As retention knows it."""
-        return Point(self.number, self.at, self.application, self.pinned is not None)
-
-
-def now(database: Database, clock: float | None = None) -> float:
-    """The present by the clock that leases count by."""
-    if not database.shared:
-        return time.time() if clock is None else clock
-    with database.reading() as connection:
-        return float(connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar() or 0)
-
-
-def claim(database: Database, holder: str, at: float, most: int, running: Collection[str] = ()) -> list[Held]:
-    """At most so many items that are due and nobody's, the longest due first; they are ours for a minute. What is
-    `running` here was given back, or lost, a moment ago; it is taken when that has ended.
+def end(
+    database: Database, holder: str, item: str, values: Mapping[str, Any], *, since: State | None = None
+) -> None:
+    """What became of it, and it is given back. Its state becomes another one only where it is still the one that the
+    cycle began with (`since`): an operator who paused it meanwhile has said the last word. Raises Refused where the
+    lease was lost.
     """
-    free = or_(_ITEM.c.lease_until < at, _ITEM.c.lease_holder.is_(None))
     with database.begin() as connection:
-        due = select(_ITEM.c.id).where(_ITEM.c.due <= at, free, _ITEM.c.id.not_in(running))
-        wanted = due.order_by(_ITEM.c.due).limit(most)
-        if database.shared:
-            wanted = wanted.with_for_update(skip_locked=True)
-        ids = list(connection.execute(wanted).scalars())
-        if not ids:
-            return []
-        found = _load(connection, ids)
-        doing = case(
-            (_ITEM.c.ending.is_not(None), "disable"), (_ITEM.c.state == int(State.RESYNCHRONIZING), "resync"),
-            else_="cycle",
-        )  # fmt: skip
-        taking = update(_ITEM).where(_ITEM.c.id.in_(ids))
-        connection.execute(taking.values(lease_holder=holder, lease_until=at + LEASE_SECONDS, doing=doing))
-        return found
-
-
-def renew(database: Database, holder: str, ids: Iterable[str], at: float) -> set[str]:
-    """Hold items a minute longer. What is not in the answer was lost: its cycle must not be written down."""
-    held = and_(_ITEM.c.id.in_(list(ids)), _ITEM.c.lease_holder == holder)
-    with database.begin() as connection:
-        connection.execute(update(_ITEM).where(held).values(lease_until=at + LEASE_SECONDS))
-        return set(connection.execute(select(_ITEM.c.id).where(held)).scalars())
-
-
-def give_back(database: Database, holder: str, ids: Iterable[str]) -> None:
-    """Let others have them at once."""
-    held = and_(_ITEM.c.id.in_(list(ids)), _ITEM.c.lease_holder == holder)
-    with database.begin() as connection:
-        connection.execute(update(_ITEM).where(held).values(lease_holder=None, lease_until=0.0))
-
-
-def end(database: Database, holder: str, item: str, values: Mapping[str, Any]) -> None:
-    """What became of it, and it is given back. Raises Refused where the lease was lost."""
-    with database.begin() as connection:
-        _ours(connection, holder, item, {**_said(values), **_FREE})
+        ours(connection, holder, item, {**_said(values, since), **_FREE})
 
 
 def finish(
     database: Database, holder: str, item: str, values: Mapping[str, Any], made: Made, gone: Sequence[int],
-    swept: Sequence[int],
+    swept: Sequence[int], *, since: State | None = None, also: Callable[[Connection], None] = lambda connection: None,
 ) -> None:  # fmt: skip
     """A cycle that was applied, in one transaction: what became of the item, its point, which points nobody chooses any
-    more (`gone`) and which the replicas do not hold any more (`swept`); it is given back. Raises Refused where the
-    lease was lost.
+    more (`gone`) and which the replicas do not hold any more (`swept`); `also` is done before those go. It is given
+    back. Raises Refused where the lease was lost.
     """
     with database.begin() as connection:
-        _ours(connection, holder, item, {**_said(values), **_FREE})
+        ours(connection, holder, item, {**_said(values, since), **_FREE})
         connection.execute(insert(_POINT).values({**msgspec.to_builtins(made), "item": item}))
+        also(connection)
         of_item = _POINT.c.item == item
         if swept:
             connection.execute(delete(_POINT).where(of_item, _POINT.c.number.in_(swept), _POINT.c.dropped))
@@ -139,82 +57,137 @@ def finish(
             connection.execute(chosen.values(dropped=True))
 
 
-def _said(values: Mapping[str, Any]) -> dict[str, Any]:
-    """An item that left the estate meanwhile stays due as it is."""
+def _said(values: Mapping[str, Any], since: State | None) -> dict[str, Any]:
+    """An item that left the estate meanwhile stays due as it is, and so does one whose operator put it into another
+    state than `since`: what he made due at once is not put off.
+    """
     changed = {"doing": None, **values}
+    if since is not None and "state" in values:
+        changed["state"] = case((_ITEM.c.state == int(since), values["state"]), else_=_ITEM.c.state)
     if "due" in values:
-        changed["due"] = case((_ITEM.c.ending.is_(None), values["due"]), else_=_ITEM.c.due)
+        same = and_(_ITEM.c.ending.is_(None), true() if since is None else _ITEM.c.state == int(since))
+        changed["due"] = case((same, values["due"]), else_=_ITEM.c.due)
     return changed
 
 
 def know(database: Database, holder: str, item: str, ids: Mapping[str, str]) -> None:
     """Note which replicas there are, by path of the disk. Raises Refused where the lease was lost."""
     with database.begin() as connection:
-        _ours(connection, holder, item, {})
+        ours(connection, holder, item, {})
+        direction = connection.execute(select(_ITEM.c.direction).where(_ITEM.c.id == item)).scalar()
         for path, replica in ids.items():
             chosen = update(_DISK).where(_DISK.c.item == item, _DISK.c.path == path)
-            connection.execute(chosen.values(replica_id=replica))
+            connection.execute(chosen.values({"replica_id" if direction == "forward" else "back_id": replica}))
+
+
+def rest(database: Database, holder: str, item: str, plan: Plan | None) -> None:
+    """Note that a machine is about to stand still, and how it goes on; or that it did (None). Raises Refused where the
+    lease was lost.
+    """
+    with database.begin() as connection:
+        ours(connection, holder, item, {"at_rest": None if plan is None else msgspec.to_builtins(plan)})
 
 
 def drop_all(database: Database, holder: str, item: str) -> None:
     """Nobody chooses a point of it any more: its replicas are about to go. Raises Refused where the lease was lost."""
     with database.begin() as connection:
-        _ours(connection, holder, item, {})
+        ours(connection, holder, item, {})
         connection.execute(update(_POINT).where(_POINT.c.item == item).values(dropped=True))
 
 
-def remove(database: Database, holder: str, item: Held, at: float, detail: str | None) -> None:
-    """It is not protected any more, and nothing is left of it but a line in the audit log. Raises Refused where the
-    lease was lost.
+def remove(database: Database, holder: str, item: Held, at: float, detail: str | None, who: str | None = None) -> None:
+    """It is not protected any more, and nothing is left of it but a line in the audit log, of who had that done. Raises
+    Refused where the lease was lost.
     """
     with database.begin() as connection:
-        _ours(connection, holder, item.id, {})
+        ours(connection, holder, item.id, {})
         for table in (_POINT, _DISK):
             connection.execute(delete(table).where(table.c.item == item.id))
         connection.execute(delete(_ITEM).where(_ITEM.c.id == item.id))
-        audit.note(connection, "disable", item.machine, who=holder, at=at, detail=detail)
+        audit.note(connection, "disable", item.machine, who=who or holder, at=at, detail=detail)
 
 
 def postpone(database: Database, holder: str, item: str, due: float, failures: int, reason: str) -> None:
     """An item that could not be ended is tried again at `due`. Raises Refused where the lease was lost."""
     with database.begin() as connection:
         values = {"due": due, "failures": failures, "reason": reason, "lease_holder": None, "lease_until": 0.0}
-        _ours(connection, holder, item, values)
-
-
-def _ours(connection: Connection, holder: str, item: str, values: Mapping[str, Any]) -> None:
-    """Change an item that is ours, or look whether it is."""
-    ours = and_(_ITEM.c.id == item, _ITEM.c.lease_holder == holder)
-    changed = {"lease_holder": holder, **values}
-    if connection.execute(update(_ITEM).where(ours).values(changed)).rowcount != 1:
-        raise errors.Refused("another orchestrator has this item now")
+        ours(connection, holder, item, values)
 
 
 def act(database: Database, machine: str, action: str, at: float) -> State:
-    """An operator's action on an item (health/states.py); what it makes runnable is due at once. Raises Refused where
-    its state does not allow it.
+    """An operator's action on what protection does (failover/table.py); what it makes runnable is due at once. Raises
+    Refused where the situation does not allow it.
     """
     with database.begin() as connection:
-        wanted = select(_ITEM.c.id, _ITEM.c.state, _ITEM.c.ending).where(_ITEM.c.machine == machine)
-        found = connection.execute(wanted).first()
-        if found is None:
-            raise errors.Refused(f"no machine {machine!r} is protected")
-        if found.ending is not None:
-            raise errors.Refused(f"R1.10: {machine!r} is being disabled")
-        state = step(State(found.state), action)
-        if state is None:
-            raise errors.Refused(f"R8.1: {machine!r} is {State(found.state).words}; cannot {action}")
-        changed = update(_ITEM).where(_ITEM.c.id == found.id, _ITEM.c.state == found.state)
+        item = find(connection, machine)
+        state = _decided(item, action).state
+        if action == "recover" and item.last is None:
+            state = State.READY_FOR_INITIAL_REPLICATION  # R5.7: what has no first copy yet does not replicate
+        changed = update(_ITEM).where(_ITEM.c.id == item.id, _ITEM.c.state == int(item.state))
         values = {"state": int(state), **({"due": at, "failures": 0} if state.cycles else {})}
+        if action == "cancel resync":
+            values["due"] = NEVER  # who cancelled it begins the next one, too (R7.5)
         if connection.execute(changed.values(values)).rowcount != 1:
             raise errors.Busy(f"{machine!r} changed just now")
         return state
 
 
-def points(database: Database, item: str, *, dropped: bool = False) -> list[Made]:
-    """Oldest first: those that can be chosen, or those that are dropped and whose replicas may hold them yet."""
-    with database.reading() as connection:
-        return _points(connection, item, dropped)
+@dataclass(frozen=True)
+class Asked:
+    """An item as it was when a cycle was asked for: its newest point (0 without one), its failures in a row, and when
+    it was due from then on.
+    """
+
+    item: str
+    point: int
+    failures: int
+    due: float
+
+
+def hurry(database: Database, machine: str, at: float) -> Asked | None:
+    """Make an item due at once; None while somebody runs it. Raises Refused where its state has no cycles."""
+    with database.begin() as connection:
+        found = find(connection, machine)
+        _decided(found, "cycle")
+        free = holders.free(connection, at)
+        due = case((_ITEM.c.due < at, _ITEM.c.due), else_=at)
+        chosen = update(_ITEM).where(_ITEM.c.id == found.id, free)
+        if connection.execute(chosen.values(due=due)).rowcount != 1:
+            return None
+        newest = select(func.max(_POINT.c.number)).where(_POINT.c.item == found.id)
+        return Asked(found.id, connection.execute(newest).scalar() or 0, found.failures, min(found.due, at))
+
+
+def find(connection: Connection, machine: str, *, ending: bool = False) -> Held:
+    """The item of a machine, which nobody else changes as long as the transaction lasts. Raises Refused where it is not
+    protected, or (unless `ending` is meant too) not for much longer.
+    """
+    wanted = select(_ITEM.c.id).where(_ITEM.c.machine == machine).with_for_update()
+    ids = list(connection.execute(wanted).scalars())
+    if not ids:
+        raise errors.Refused(f"no machine {machine!r} is protected")
+    item = lookup.among(connection, ids)[0]
+    if item.ending is not None and not ending:
+        raise errors.Refused(f"R1.10: {machine!r} is being disabled")
+    return item
+
+
+def _decided(item: Held, action: str) -> Situation:
+    """What follows by the table of failovers. Raises Refused where nothing does."""
+    made = decide(situation(item), action)
+    if isinstance(made, Refusal):
+        raise errors.Refused(f"{made.rule}: {item.machine!r}: {made.words}")
+    return made.situation
+
+
+def situation(item: Held, *, copied: bool = True) -> Situation:
+    """Where it stands, for the table of failovers."""
+    way, test = item.failover, item.test
+    return Situation(
+        state=item.state, active=item.active, direction=item.direction, kind=way.kind if way else None,
+        phase=way.phase if way else None, to=way.to if way else None, before=way.before if way else None,
+        test=test.phase if test else None, copied=copied,
+    )  # fmt: skip
 
 
 def pin(database: Database, item: str, number: int, why: str | None) -> None:
@@ -223,41 +196,3 @@ def pin(database: Database, item: str, number: int, why: str | None) -> None:
         chosen = update(_POINT).where(_POINT.c.item == item, _POINT.c.number == number, _POINT.c.dropped.is_(False))
         if connection.execute(chosen.values(pinned=why)).rowcount != 1:
             raise errors.Refused(f"there is no point {number}")
-
-
-def load(database: Database, machine: str | None = None) -> list[Held]:
-    """Items, by machine, whoever has them."""
-    with database.reading() as connection:
-        wanted = select(_ITEM.c.id).order_by(_ITEM.c.machine)
-        if machine is not None:
-            wanted = wanted.where(_ITEM.c.machine == machine)
-        return _load(connection, list(connection.execute(wanted).scalars()))
-
-
-def _points(connection: Connection, item: str, dropped: bool) -> list[Made]:
-    chosen = select(_POINT).where(_POINT.c.item == item, _POINT.c.dropped.is_(dropped))
-    rows = connection.execute(chosen.order_by(_POINT.c.number))
-    return [
-        Made(row.number, row.time, row.at, row.application, row.pinned, row.generations, row.changed_bytes)
-        for row in rows
-    ]
-
-
-def _load(connection: Connection, ids: Sequence[str]) -> list[Held]:
-    disks: dict[str, list[Any]] = {one: [] for one in ids}
-    for row in connection.execute(select(_DISK).where(_DISK.c.item.in_(ids)).order_by(_DISK.c.path)):
-        disks[row.item].append(row)
-    rows = {row.id: row for row in connection.execute(select(_ITEM).where(_ITEM.c.id.in_(ids)))}
-    return [_held(rows[one], disks[one]) for one in ids if one in rows]
-
-
-def _held(row: Any, disks: Sequence[Any]) -> Held:
-    timeline = None
-    if row.timeline is not None:
-        timeline = Timeline(row.timeline["at"], Moment(*row.timeline["moment"]))
-    return Held(
-        row.id, row.machine, row.protection, State(row.state), row.doing, row.epoch, row.due, row.last,
-        row.failures, row.sending, row.reason, msgspec.convert(row.statistics, Statistics), timeline,
-        {disk.path: disk.replica for disk in disks}, {disk.path: disk.replica_id for disk in disks},
-        msgspec.convert(row.ending, Ending | None),
-    )  # fmt: skip

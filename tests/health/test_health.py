@@ -41,6 +41,7 @@ CASES = [
     ({"state": State.SUSPENDED}, "R8.3", Level.WARNING),
     ({"statistics": counts(10, 0, 300.0)}, None, Level.NORMAL),
     ({"statistics": counts(10, 0, 301.0)}, "R8.4", Level.WARNING),
+    ({"stuck": "cancel it"}, "R9.7", Level.CRITICAL),
     ({"rpo_threshold": 40}, None, Level.NORMAL),
     ({"rpo_threshold": 39}, "R8.7", Level.WARNING),
     ({"last": NOW + 500, "rpo_threshold": 1}, None, Level.NORMAL),
@@ -110,4 +111,8 @@ def test_r8_5_statistics_begin_anew_with_the_interval() -> None:
     zone = ZoneInfo("Europe/Berlin")
     found = Statistics(at("2026-11-26T09:00")).cycle(1, 1.0)
     assert found.of(at("2026-11-26T20:59"), zone) is found
-    assert found.of(at("2026-11-26T21:00"), zone) == Statistics(at("2026-11-26T21:00"))
+    assert found.of(at("2026-11-26T21:00"), zone) == Statistics(
+        at("2026-11-26T21:00"), first=at("2026-11-26T21:00")
+    )
+    ahead = found.miss(100).of(at("2027-11-26T10:00"), zone).miss(1000)
+    assert ahead.of(at("2026-11-26T10:00"), zone).missed == 0, "P25: of a clock that was set on and back nothing stays"

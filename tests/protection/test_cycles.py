@@ -13,81 +13,48 @@ import pytest
 
 from secondsite import engine
 from secondsite.engine import errors
+from secondsite.orchestration.bench.protection.estates import PAIR
 from secondsite.orchestration.estate.loading import parse
 from secondsite.orchestration.health.states import State
-from secondsite.orchestration.protection import ledger, said
-from secondsite.orchestration.protection.cycle import NEVER, Clocks, Cycles, Protected
-from secondsite.orchestration.protection.ledger import Held
-from secondsite.orchestration.protection.orchestrator import Orchestrator, new_holder
+from secondsite.orchestration.protection import leases, ledger, lookup, report, said
+from secondsite.orchestration.protection.cycle import Clocks, Cycles
+from secondsite.orchestration.protection.item import Held, Made
+from secondsite.orchestration.protection.leases import NEVER
+from secondsite.orchestration.protection.orchestrator import Orchestrator
+from secondsite.orchestration.protection.said import Protected
 from secondsite.orchestration.protection.worker import EngineWorker
 from secondsite.orchestration.retention.timeline import Moment
-from secondsite.orchestration.vault import inventory
+from secondsite.orchestration.vault import holders, inventory
 from secondsite.orchestration.vault.database import Database
 
 SIZE = 1 << 20
 HOUR = 3600.0
-ESTATE = """
-[vault]
-name = "v"
-region = "r"
-subscription = "s"
-[[site]]
-name = "one"
-[[site]]
-name = "two"
-[[server]]
-name = "vmm-1"
-site = "one"
-version = "2012 R2"
-provider = "3"
-[[server]]
-name = "vmm-2"
-site = "two"
-version = "2012 R2"
-provider = "3"
-[[cloud]]
-name = "c1"
-server = "vmm-1"
-[[cloud]]
-name = "c2"
-server = "vmm-2"
+ESTATE = PAIR + """
 [[host]]
 name = "h1"
 cloud = "c1"
+{from_host}
 [[host]]
 name = "h2"
 cloud = "c2"
 path = "{folder}/replicas"
-[[network]]
-name = "n1"
-server = "vmm-1"
-[[network]]
-name = "n2"
-server = "vmm-2"
-[[classification]]
-name = "k1"
-server = "vmm-1"
-[[classification]]
-name = "k2"
-server = "vmm-2"
+{host}
 [[machine]]
 name = "app1"
 host = "h1"
-disks = [{{ path = "{folder}/system.raw", os = true }}, {{ path = "{folder}/data.raw" }}]
+disks = [{{ path = "{folder}/system.raw", os = true }}, {{ path = "{folder}/data.raw" }}{more}]
+{machine}
 [[policy]]
 name = "p"
 copy_frequency = {every}
 additional = {additional}
 delete_replica = {delete}
-[[protection]]
-name = "pair"
-scenario = "S2"
-source = "c1"
-target = "c2"
-policy = "p"
+application_consistent = {hours}
+{policy}
 [[item]]
 machine = "app1"
 protection = "pair"
+{item}
 """
 
 
@@ -107,35 +74,51 @@ class Clock:
 
 @dataclass
 class Bench:
-    """A machine with two disks, protected in folders beside them."""
+    """A machine with two disks, protected in folders beside them. `from_host`, `host`, `policy` and `said` are further
+    lines of the estate: of both hosts, the policy and the item. `state` is what the orchestrator knows of other hosts.
+    """
 
     folder: Path
     database: Database
     every: int = 300
     additional: int = 3
     delete: bool = False
+    hours: int = 0
+    machine: str = ""
     enabled: bool = True
+    more: str = ""
+    from_host: str = ""
+    host: str = ""
+    policy: str = ""
+    said: str = ""
+    state: str | None = None
     clock: Clock = field(default_factory=Clock)
-    holder: str = field(default_factory=new_holder)
+    holder: str = field(default_factory=holders.new)
 
     def __post_init__(self) -> None:
         for name in ("system", "data"):
             (self.folder / f"{name}.raw").write_bytes(os.urandom(SIZE))
-        (self.folder / "replicas").mkdir()
+        (self.folder / "replicas").mkdir(exist_ok=True)
         if self.enabled:
             self.apply()
-        self.cycles = Cycles(self.database, self.holder, EngineWorker(), self.clock.clocks())
+        self.cycles = Cycles(self.database, self.holder, EngineWorker(self.state), self.clock.clocks())
 
     def apply(self, *, protect: bool = True) -> None:
         """The estate as the bench has it, with its item or without."""
-        text = ESTATE.format(
-            folder=self.folder, every=self.every, additional=self.additional, delete=str(self.delete).lower()
-        )
-        text = text if protect else text.partition("[[item]]")[0]
+        text = self.text if protect else self.text.partition("[[item]]")[0]
         inventory.apply(self.database, parse(text.encode()), "me", self.clock.now)
 
+    @property
+    def text(self) -> str:
+        """The estate file."""
+        return ESTATE.format(
+            folder=self.folder, every=self.every, additional=self.additional, delete=str(self.delete).lower(),
+            hours=self.hours, machine=self.machine, from_host=self.from_host, host=self.host, policy=self.policy,
+            item=self.said, more=self.more,
+        )  # fmt: skip
+
     def item(self) -> Held:
-        return ledger.load(self.database, "app1")[0]
+        return lookup.load(self.database, "app1")[0]
 
     def protected(self) -> Protected:
         with self.database.begin() as connection:
@@ -144,19 +127,19 @@ class Bench:
         return said.protected(estate)["app1"]
 
     def cycle(self) -> None:
-        claimed = ledger.claim(self.database, self.holder, self.clock.now + 1e9, 1)
+        claimed = leases.claim(self.database, self.holder, self.clock.now + 1e9, 1)
         self.cycles.run(claimed[0], self.protected())
-        ledger.give_back(self.database, self.holder, [claimed[0].id])
+        leases.give_back(self.database, self.holder, [claimed[0].id])
 
     def write(self) -> None:
         with (self.folder / "data.raw").open("r+b") as file:
             file.seek(65536)
             file.write(os.urandom(65536))
 
-    def points(self) -> list[ledger.Made]:
-        return ledger.points(self.database, self.item().id)
+    def points(self) -> list[Made]:
+        return lookup.points(self.database, self.item().id)
 
-    def contents(self, point: ledger.Made) -> dict[str, bytes]:
+    def contents(self, point: Made) -> dict[str, bytes]:
         found = {}
         for path, replica in self.item().disks.items():
             with engine.open_point(replica, at=str(point.generations[path])) as image:
@@ -187,7 +170,7 @@ def test_ten_cycles_keep_what_the_policy_says_and_every_point_restores(bench: Be
     for path, replica in bench.item().disks.items():
         wanted = {point.generations[path] for point in kept}
         # What the last cycle dropped goes with the next one.
-        spent = ledger.points(bench.database, bench.item().id, dropped=True)
+        spent = lookup.points(bench.database, bench.item().id, dropped=True)
         assert len(spent) <= 1
         found = {point.generation for point in engine.points(replica)}
         assert wanted <= found <= wanted | {point.generations[path] for point in spent}
@@ -245,8 +228,9 @@ def test_what_does_not_pass_waits_for_its_operator(bench: Bench) -> None:
         ledger.act(bench.database, "app1", "resume", bench.clock.now)
 
 
-def test_a_damaged_replica_needs_a_resync_which_an_operator_begins(bench: Bench) -> None:
+def test_a_damaged_replica_needs_a_resync_which_an_operator_begins(tmp_path: Path, vault: Database) -> None:
     """R7.1f, R7.9."""
+    bench = Bench(tmp_path, vault, policy='resync_window = "never"')
     bench.cycle()
     replica = Path(bench.item().disks[str(bench.folder / "data.raw")])
     with (replica / "head.raw").open("r+b") as file:
@@ -263,9 +247,9 @@ def test_a_damaged_replica_needs_a_resync_which_an_operator_begins(bench: Bench)
 
 
 def test_another_orchestrator_has_taken_it(bench: Bench) -> None:
-    claimed = ledger.claim(bench.database, bench.holder, bench.clock.now, 1)[0]
-    assert ledger.claim(bench.database, "other", bench.clock.now + 30, 1) == []
-    assert len(ledger.claim(bench.database, "other", bench.clock.now + 61, 1)) == 1
+    claimed = leases.claim(bench.database, bench.holder, bench.clock.now, 1)[0]
+    assert leases.claim(bench.database, "other", bench.clock.now + 30, 1) == []
+    assert len(leases.claim(bench.database, "other", bench.clock.now + 61, 1)) == 1
     with pytest.raises(errors.Refused, match="another orchestrator"):
         bench.cycles.run(claimed, bench.protected())
     assert bench.points() == []
@@ -287,10 +271,45 @@ def test_an_orchestrator_runs_what_is_due_and_stops(tmp_path: Path, vault: Datab
     thread.start()
     try:
         wait(lambda: bool(told))
-        assert told == [None] and len(bench.points()) == 1
+        # Its second cycle may be due at once: an item has a time of its own.
+        assert set(told) == {None} and len(bench.points()) in (1, 2)
         assert bench.clock.now < bench.item().due < time.time() + 31
     finally:
         orchestrator.stop()
         thread.join(30)
     assert not thread.is_alive()
-    assert ledger.claim(vault, "next", time.time() + 100, 1), "what was held is given back"
+    assert leases.claim(vault, "next", time.time() + 100, 1), "what was held is given back"
+
+
+def test_a_point_that_an_overlay_stands_on_is_not_dropped_until_that_is_gone(tmp_path: Path) -> None:
+    """A failover runs from it (issue 8); the others that are too old go all the same."""
+    disk, replica, worker = tmp_path / "vm.raw", str(tmp_path / "replica"), EngineWorker()
+    for _ in range(4):
+        disk.write_bytes(os.urandom(SIZE))
+        engine.replicate(disk, replica)
+    engine.create_overlay(tmp_path / "vm.overlay", replica, "2")
+    with pytest.raises(errors.Refused, match="points 2"):
+        worker.drop(replica, [1, 2, 3, 99])
+    assert [point.generation for point in engine.points(replica)] == [2, 4]
+    engine.remove_overlay(tmp_path / "vm.overlay")
+    worker.drop(replica, [1, 2, 3, 99])
+    assert [point.generation for point in engine.points(replica)] == [4]
+
+
+def test_statistics_are_those_of_the_monitoring_interval(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """R8.5: they begin anew at nine o'clock at the source; health goes by them, and M8 does not count a first copy."""
+    monkeypatch.setenv("TZ", "UTC")
+    bench.clock.now = 1_800_000_000.0 - 1_800_000_000 % 86400 + 9 * HOUR - 1500
+    for _ in range(4):
+        bench.cycle()
+        bench.clock.now += 300
+    before = bench.item().statistics
+    assert before.cycles == 4 and before.measured == 3 and before.moved == 0 and before.bytes == 2 * SIZE
+    bench.clock.now += 300
+    bench.write()
+    bench.cycle()
+    after = bench.item().statistics
+    assert (after.cycles, after.bytes, after.virtual_bytes) == (1, 65536, 2 * SIZE)
+    assert after.began - before.began == 12 * HOUR and after.first == bench.clock.now - 600
+    shown = report.rows(bench.database, bench.clock.now + 12 * HOUR)[0]
+    assert shown.cycles == 0 and shown.last == bench.clock.now

@@ -11,7 +11,7 @@ from test_cycles import Bench, Clock, wait
 
 from secondsite import engine
 from secondsite.engine import errors
-from secondsite.orchestration.protection import ledger
+from secondsite.orchestration.protection import leases, ledger, lookup
 from secondsite.orchestration.protection.cycle import Clocks, Cycles
 from secondsite.orchestration.protection.disabling import Disabling
 from secondsite.orchestration.protection.orchestrator import Orchestrator
@@ -22,10 +22,10 @@ from secondsite.orchestration.vault.database import Database
 
 def end(bench: Bench) -> errors.Error | None:
     """One try of whoever has the item."""
-    item = ledger.claim(bench.database, bench.holder, bench.clock.now, 1)[0]
+    item = leases.claim(bench.database, bench.holder, bench.clock.now, 1)[0]
     assert item.ending is not None
     found = Disabling(bench.database, bench.holder, EngineWorker()).run(item, item.ending, bench.clock.now)
-    ledger.give_back(bench.database, bench.holder, [item.id])
+    leases.give_back(bench.database, bench.holder, [item.id])
     return found
 
 
@@ -34,7 +34,7 @@ def replicas(bench: Bench) -> list[Path]:
 
 
 def gone(bench: Bench) -> bool:
-    return ledger.load(bench.database) == []
+    return lookup.load(bench.database) == []
 
 
 @pytest.fixture(params=[False, True], ids=["stays", "deleted"])
@@ -75,15 +75,32 @@ def test_one_that_comes_back_is_protected_anew(bench: Bench) -> None:
     assert len(bench.points()) == 1 and bench.contents(bench.points()[0]) == bench.source()
 
 
+def test_one_that_failed_over_before_is_protected_anew_in_an_epoch_of_its_own(tmp_path: Path, vault: Database) -> None:
+    """D9: whatever its replicas know of then; who sent into them before is refused from now on."""
+    bench = Bench(tmp_path, vault)
+    bench.cycle()
+    system, data = bench.item().disks.values()
+    engine.raise_epoch(data, 4)
+    bench.apply(protect=False)
+    end(bench)
+    bench.apply()
+    bench.cycle()
+    assert bench.contents(bench.points()[0]) == bench.source() and bench.item().epoch == 5
+    for source, replica in bench.item().disks.items():
+        with pytest.raises(errors.Refused, match="epoch 5, this source at 4"):
+            engine.replicate(source, replica, epoch=4)
+    assert (system, data) == tuple(bench.item().disks.values())
+
+
 def test_a_cycle_that_runs_meanwhile_does_not_forget_it(bench: Bench) -> None:
     """The item leaves while its cycle runs, which may fail; it ends at once afterwards."""
-    item = ledger.claim(bench.database, bench.holder, bench.clock.now + 1e6, 1)[0]
+    item = leases.claim(bench.database, bench.holder, bench.clock.now + 1e6, 1)[0]
     said = bench.protected()
     bench.apply(protect=False)
     if bench.delete:
         (bench.folder / "data.raw").rename(bench.folder / "away.raw")
     bench.cycles.run(item, said)
-    ledger.give_back(bench.database, bench.holder, [item.id])
+    leases.give_back(bench.database, bench.holder, [item.id])
     assert end(bench) is None and gone(bench)
 
 
@@ -95,7 +112,8 @@ def test_another_replica_in_its_place_stays(tmp_path: Path, vault: Database) -> 
     engine.replicate(bench.folder / "system.raw", first)
     bench.apply(protect=False)
     assert end(bench) is None and gone(bench)
-    assert "is another replica" in str(audit.newest(vault, 1)[0].detail)
+    told = str(audit.newest(vault, 1)[0].detail)
+    assert f"left as they are: {first}" in told and "is another replica" in told
     assert {path.name for path in replicas(bench)} == {first.name, "aside"}
 
 
@@ -109,7 +127,7 @@ def test_what_is_busy_or_away_is_tried_again(tmp_path: Path, vault: Database) ->
     assert isinstance(error, errors.Busy)
     item = bench.item()
     assert (item.failures, item.due, item.doing) == (1, bench.clock.now + 60, "disable")
-    assert ledger.claim(vault, bench.holder, bench.clock.now + 59, 1) == []
+    assert leases.claim(vault, bench.holder, bench.clock.now + 59, 1) == []
     bench.clock.now += 60
     assert end(bench) is None and gone(bench) and not replicas(bench)
 

@@ -10,53 +10,35 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
+import killing
 import pytest
+from killing import Killed
 from sqlalchemy import update
 from test_cycles import Bench, Clock, wait
 
-from secondsite.orchestration.protection import ledger
+from secondsite import engine
+from secondsite.orchestration.protection import leases, lookup
 from secondsite.orchestration.protection.cycle import Cycles
 from secondsite.orchestration.protection.disabling import Disabling
-from secondsite.orchestration.protection.orchestrator import new_holder
 from secondsite.orchestration.protection.worker import EngineWorker
-from secondsite.orchestration.vault import audit, schema
+from secondsite.orchestration.vault import audit, holders, schema
 from secondsite.orchestration.vault.database import Database
 
 # More than there are from enabling to the end: the last cases are not killed at all.
 STEPS, CYCLES = 120, 4
 
 
-class Killed(BaseException):
-    """The process ends here."""
+class Steps(killing.Steps):
+    """Of transactions and calls of the engine, unless it is off."""
 
-
-class Steps:
-    """Counts transactions and calls of the engine, each before and after it, and kills at one of them."""
-
-    def __init__(self, at: int) -> None:
-        self.left, self.taken, self.off = at, 0, True
+    off = True
 
     def step(self) -> None:
-        if self.off:
-            return
-        self.taken += 1
-        self.left -= 1
-        if self.left == 0:
-            raise Killed
-
-    def around(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        def called(*arguments: Any, **more: Any) -> Any:
-            self.step()
-            found = call(*arguments, **more)
-            self.step()
-            return found
-
-        return called
+        if not self.off:
+            super().step()
 
 
 class Life:
@@ -66,7 +48,7 @@ class Life:
         self.bench, self.steps = bench, steps
         self.states: dict[str, dict[str, bytes]] = {}
         self.worker = EngineWorker()
-        for name in ("replicate", "drop", "identify", "release", "delete"):
+        for name in ("replicate", "generations", "drop", "identify", "release", "delete"):
             setattr(self.worker, name, steps.around(getattr(self.worker, name)))
 
     def run(self) -> None:
@@ -74,8 +56,8 @@ class Life:
             self.bench.clock.now += 4000
             self.bench.write()
             while not self.survived(action):
-                self.bench.holder = new_holder()
-                self.bench.clock.now += ledger.LEASE_SECONDS + 1
+                self.bench.holder = holders.new()
+                self.bench.clock.now += leases.LEASE_SECONDS + 1
 
     def survived(self, action: Callable[[], None]) -> bool:
         self.steps.off = False
@@ -89,8 +71,8 @@ class Life:
         return True
 
     def check(self) -> None:
-        for item in ledger.load(self.bench.database):
-            for point in ledger.points(self.bench.database, item.id):
+        for item in lookup.load(self.bench.database):
+            for point in lookup.points(self.bench.database, item.id):
                 assert self.bench.contents(point) == self.states[point.time], point
 
     def enable(self) -> None:
@@ -98,17 +80,27 @@ class Life:
 
     def cycle(self) -> None:
         bench = self.bench
-        for item in ledger.claim(bench.database, bench.holder, bench.clock.now, 1):
+        for item in leases.claim(bench.database, bench.holder, bench.clock.now, 1):
             self.states[bench.clock.clocks().datetime().isoformat()] = bench.source()
             cycles = Cycles(bench.database, bench.holder, self.worker, bench.clock.clocks())
             assert cycles.run(item, bench.protected()) is None
+            self.nothing_between(item.disks)
+
+    def nothing_between(self, disks: Mapping[str, str]) -> None:
+        """What a killed cycle left in the replicas is gone with the next one that was not."""
+        held = self.bench.points()
+        spent = lookup.points(self.bench.database, self.bench.item().id, dropped=True)
+        for path, replica in disks.items():
+            known = {one.generations[path] for one in [*held, *spent]}
+            there = {point.generation for point in engine.points(replica)}
+            assert {one for one in there if one >= min(known)} <= known, path
 
     def disable(self) -> None:
         self.bench.apply(protect=False)
 
     def end(self) -> None:
         bench = self.bench
-        for item in ledger.claim(bench.database, bench.holder, bench.clock.now, 1):
+        for item in leases.claim(bench.database, bench.holder, bench.clock.now, 1):
             assert item.ending is not None
             ended = Disabling(bench.database, bench.holder, self.worker)
             assert ended.run(item, item.ending, bench.clock.now) is None
@@ -119,21 +111,13 @@ class Life:
 def test_killed_at_any_step_the_next_one_completes_it(
     at: int, tmp_path: Path, vault: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps, begin = Steps(at), Database.begin
+    steps = Steps(at)
     bench = Bench(tmp_path, vault, additional=1, delete=True, enabled=False)
-
-    @contextmanager
-    def stepping(self: Database) -> Iterator[Any]:
-        steps.step()
-        with begin(self) as connection:
-            yield connection
-        steps.step()
-
-    monkeypatch.setattr(Database, "begin", stepping)
+    monkeypatch.setattr(Database, "begin", killing.stepping(steps.step))
     life = Life(bench, steps)
     life.run()
     assert (steps.left <= 0) == (at <= steps.taken) and steps.taken < STEPS, "every step is a case"
-    assert ledger.load(vault) == [] and len(life.states) >= CYCLES
+    assert lookup.load(vault) == [] and len(life.states) >= CYCLES
     assert not [path for path in tmp_path.glob("replicas/app1/*") if path.is_dir()]
     assert [one.what for one in audit.newest(vault)].count("disable") == 1
 
@@ -141,8 +125,8 @@ def test_killed_at_any_step_the_next_one_completes_it(
 # `secondsite run`, with leases of a second and a half.
 RUN = """
 import sys
-from secondsite.orchestration.protection import ledger, orchestrator
-ledger.LEASE_SECONDS = 1.5
+from secondsite.orchestration.protection import leases, lookup, orchestrator
+leases.LEASE_SECONDS = 1.5
 orchestrator._RENEW_SECONDS = 0.3
 from secondsite.orchestration.cli import main
 main()

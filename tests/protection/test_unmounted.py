@@ -1,0 +1,52 @@
+"""The folder of the replicas is not mounted: no cycle begins others in the empty place, or forgets points for them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from test_cycles import Bench
+
+from secondsite.orchestration.health.states import State
+from secondsite.orchestration.protection import ledger
+from secondsite.orchestration.vault.database import Database
+
+
+@pytest.fixture
+def away(tmp_path: Path, lite: Database) -> Bench:
+    """Two points, and an empty folder in the place of the replicas, in which two cycles were tried."""
+    bench = Bench(tmp_path, lite)
+    for _ in range(2):
+        bench.clock.now += 3600
+        bench.write()
+        bench.cycle()
+    (tmp_path / "replicas").rename(tmp_path / "elsewhere")
+    (tmp_path / "replicas").mkdir()
+    for _ in range(2):
+        bench.clock.now += 3600
+        bench.write()
+        bench.cycle()
+    return bench
+
+
+def test_once_it_is_there_again_replication_goes_on(away: Bench, tmp_path: Path) -> None:
+    item = away.item()
+    assert (item.state, item.sending) == (State.REPLICATING, False)
+    assert "is not there, and none is begun in its place; is its folder mounted?" in str(item.reason)
+    assert [one.number for one in away.points()] == [1, 2] and not list((tmp_path / "replicas").iterdir())
+    shutil.rmtree(tmp_path / "replicas")
+    (tmp_path / "elsewhere").rename(tmp_path / "replicas")
+    away.clock.now += 3600
+    away.cycle()
+    assert [one.number for one in away.points()] == [1, 2, 3]
+    assert away.contents(away.points()[-1]) == away.source()
+
+
+def test_a_replica_that_is_lost_is_begun_anew_by_a_resync(away: Bench) -> None:
+    """R7.9: it takes an operator's word that the old points are gone."""
+    ledger.act(away.database, "app1", "resync", away.clock.now)
+    away.cycle()
+    (found,) = away.points()
+    assert (away.item().state, found.number) == (State.REPLICATING, 1)
+    assert away.contents(found) == away.source()
