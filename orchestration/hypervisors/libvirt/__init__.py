@@ -1,0 +1,1 @@
+"""Machines that libvirt runs, through its own client, virsh."""

@@ -1,0 +1,1 @@
+"""A small DHCP: it tells each of our machines the address that the mapping chose, and answers nobody else."""

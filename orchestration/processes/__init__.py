@@ -1,0 +1,1 @@
+"""Other people's commands, run with limits."""
