@@ -5,6 +5,7 @@ A command's module is imported when that command runs, so that `secondsite point
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from importlib import import_module
@@ -26,6 +27,8 @@ COMMANDS = {
     "restore": "Write a recovery point to an image file.",
     "materialize": "Write a recovery point as a disk that Azure boots.",
     "serve": "Export a recovery point over NBD, without a copy.",
+    "overlay": "Make a disk to run from a recovery point at once, remove it, or list those of a replica.",
+    "place": "Put a recovery point in the place of a machine's own disk, and back.",
     "prune": "Drop old recovery points.",
     "convert": "Convert a disk image to another format.",
     "check": "Check the structure of a disk image.",
@@ -45,11 +48,17 @@ COMMANDS = {
     "vault": "The database of what is protected: make it, register with it, look at its log.",
     "run": "Run the cycles of all protected machines, for ever.",
     "status": "Show state and health of the protected machines.",
-    "protection": "Pause, resume, resync or recover a protected machine; pin its points.",
+    "protection": "Start a cycle at once; pause, resume, resync or recover a machine; pin its points.",
     "retention": "Show every point of a machine, the rule that keeps it, and when it dies.",
+    "failover": "Fail a protected machine over, as a test or for good, and bring it back.",
     "mapping": "Say where a machine goes at a failover, and why.",
+    "network": "Show the network devices of machines on this host, or sweep up what a crash left.",
+    "drill": "Prove that a machine comes up from its copy, and how soon.",
+    "recovery": "Run recovery plans: several machines in order, with scripts and manual steps.",
     "bench": "Measure what this machine can do.",
 }
+# For programs, so not in the help.
+HIDDEN = ("host-call",)
 
 EXIT_STATUS = """\b
 Exit status:
@@ -70,7 +79,7 @@ class Commands(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
+        if cmd_name not in COMMANDS and cmd_name not in HIDDEN:
             return None
         module = cmd_name.replace("-", "_")
         found = import_module(f"secondsite.orchestration.commands.{module}").command
@@ -113,7 +122,14 @@ def main() -> NoReturn:
     if isinstance(sys.stdout, TextIOWrapper):
         # A file's name need not be text in the user's encoding; it is shown all the same.
         sys.stdout.reconfigure(errors="backslashreplace")
-    sys.exit(run(sys.argv[1:]))
+    # A command makes many objects and few circles of them: looking for these each 700 objects, as Python does, takes a
+    # quarter of `status` of 1,000 machines (0.66 s of processor time to 0.48 s).
+    gc.set_threshold(50_000)
+    status = run(sys.argv[1:])
+    # And at the end it would look through everything that was loaded, only to give back memory that goes with the
+    # process: 80 ms after `status`, and 14 ms so. What is to be done at the end (atexit) is done all the same.
+    gc.freeze()
+    sys.exit(status)
 
 
 def run(arguments: list[str]) -> int:
@@ -145,10 +161,17 @@ def run(arguments: list[str]) -> int:
         _drop_output()
         return _failed(f"standard output: cannot write: {os.strerror(error.errno or 0)}", errors.UNREACHABLE, False)
     except Exception as error:
+        if _was_interrupted(error):
+            return _failed("interrupted", errors.CANCELLED, json)
         if os.environ.get("SECONDSITE_DEBUG"):
             raise
         what = f"{type(error).__name__}: {error}"
         return _failed(f"internal error: {what} (SECONDSITE_DEBUG=1 shows where; please report it)", 70, json)
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Before 3.12 Python makes an error of an interrupt that comes while an import makes a class (__set_name__)."""
+    return error is not None and (isinstance(error, KeyboardInterrupt) or _was_interrupted(error.__cause__))
 
 
 def _failed(message: str, status: int, json: bool, *, retryable: bool = False) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict
 
 import click
@@ -35,14 +34,18 @@ def command(estate: str, ask: bool, vault: str | None, as_json: bool) -> None:
 
         findings = list(asked.accounts(loaded.estate))
         if findings:
-            vaults.complain(findings, loaded)
+            vaults.refuse(findings, loaded, as_json=as_json)
     with vaults.opened(vault) as database:
+        from secondsite.orchestration.protection import leases
         from secondsite.orchestration.vault import audit, inventory
 
-        with audit.action(database, "apply", estate):
-            made = inventory.apply(database, loaded, audit.operator(), time.time())
+        try:
+            with audit.action(database, "apply", estate):
+                made = inventory.apply(database, loaded, audit.operator(), leases.now(database))
+        except inventory.Broken as broken:
+            vaults.refuse(broken.findings, loaded, as_json=as_json)
     if as_json:
-        output.print_json({"changes": [asdict(change) for change in made.changes]})
+        output.print_json({"changes": [asdict(change) for change in made.changes], "findings": []})
         return
     for change in made.changes:
         click.echo(output.one_line(str(change)))

@@ -19,7 +19,7 @@ from secondsite.orchestration.commands.options import SIZE, json_option
 @click.option(
     "--only", multiple=True, metavar="NAME",
     help="Just this (may be given again): read, scan, hash, codec, initial, unchanged, delta, verify, restore, sparse, "
-    "formats, trackers, servers, points, hosts, store.",
+    "formats, trackers, servers, points, failover, hosts, store.",
 )  # fmt: skip
 @json_option
 def command(size: int, folder: str | None, rounds: int, only: tuple[str, ...], as_json: bool) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from secondsite.engine import errors
 from secondsite.orchestration import output
 from secondsite.orchestration.commands import vaults
 from secondsite.orchestration.commands.options import json_option
@@ -31,28 +31,28 @@ def command(estate: str, ask: bool, vault: str | None, as_json: bool) -> None:
 
     loaded = load(estate)
     library = vaults.library()
-    from secondsite.orchestration.vault import inventory
+    from secondsite.orchestration.vault import inventory, keys
 
     where = vaults.where(vault)
     if "://" in where or Path(where).exists():
         with library.opened(where) as database, database.reading() as connection:
-            made = inventory.plan(loaded, inventory.last_estate(connection), inventory.items(connection))
+            before, held = inventory.last_estate(connection), inventory.items(connection)
+            made = inventory.plan(loaded, before, held, time.time(), keys.known(connection))
     else:
-        made = inventory.plan(loaded, None, [])
+        made = inventory.plan(loaded, None, [], time.time())
     findings = list(dict.fromkeys(made.findings))
     if ask:
         from secondsite.orchestration.scenarios import asked
 
         findings += asked.accounts(loaded.estate)
     if as_json:
-        changes = [asdict(change) for change in made.changes]
-        output.print_json({"changes": changes, "findings": vaults.told(findings, loaded)})
         if findings:
-            click.get_current_context().exit(errors.Refused.exit_code)
+            vaults.refuse(findings, loaded, made.changes, as_json=True)
+        output.print_json({"changes": [asdict(change) for change in made.changes], "findings": []})
         return
     for change in made.changes:
         click.echo(output.one_line(str(change)))
+    if findings:
+        vaults.refuse(findings, loaded, as_json=False)
     if not made.changes:
         click.echo("nothing would change")
-    if findings:
-        vaults.complain(findings, loaded)

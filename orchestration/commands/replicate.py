@@ -54,6 +54,10 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("--epoch", type=int, metavar="N", help="Refuse where the replica has seen a higher epoch (failover).")
 @click.option(
+    "--replica-id", metavar="ID",
+    help="Go on with this replica (info tells its id) and begin no other: the folder may not be mounted.",
+)  # fmt: skip
+@click.option(
     "--take-over", is_flag=True,
     help="After a failover, for a replica in a store: go on in place of whoever writes into it now, in a higher epoch.",
 )  # fmt: skip

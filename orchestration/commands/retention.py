@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 def command(machine: str, at: str | None, vault: str | None, as_json: bool) -> None:
     """Show every recovery point of MACHINE, the rules that keep it, and when it dies if cycles go on as planned.
 
+    Under DISKS are the points of its replicas that it consists of, in the order in which `secondsite status MACHINE`
+    lists them, for `secondsite restore REPLICA OUTPUT --at`.
+
     \b
     secondsite retention app1
     secondsite retention app1 --at 2026-12-01T08:00
@@ -38,25 +41,26 @@ def command(machine: str, at: str | None, vault: str | None, as_json: bool) -> N
     rows = [
         (
             str(one.made.number), one.made.time.replace("T", " ")[:19], "yes" if one.made.application else "",
-            _when(one), ", ".join(f"{vote.rule} {vote.why}" for vote in one.kept.votes) or "no rule: it is dropped",
+            ", ".join(str(number) for _, number in sorted(one.made.generations.items())), _when(one),
+            ", ".join(f"{vote.rule} {vote.why}" for vote in one.kept.votes) or "no rule: it is dropped",
         )
         for one in found
     ]  # fmt: skip
-    head = ("POINT", "TIME (UTC)", "APPLICATION", "DIES (UTC)", "KEPT BY")
+    head = ("POINT", "TIME (UTC)", "APPLICATION", "DISKS", "DIES (UTC)", "KEPT BY")
     click.echo(output.table(head, rows, right=(0,)) if rows else "there is no recovery point yet")
 
 
 def _forecasts(database: Any, machine: str, moment: datetime.datetime | None) -> list[Forecast]:
-    from secondsite.orchestration.protection import ledger, report, said
+    from secondsite.orchestration.protection import lookup, report, said
     from secondsite.orchestration.vault import inventory
 
-    items = ledger.load(database, machine)
-    with database.begin() as connection:
+    items = lookup.load(database, machine)
+    with database.reading() as connection:
         estate = inventory.last_estate(connection)
     known = said.protected(estate).get(machine) if estate is not None else None
     if not items or known is None:
         raise errors.Refused(f"no machine {machine!r} is protected")
-    return list(report.retention(ledger.points(database, items[0].id), known, moment))
+    return list(report.retention(items[0], lookup.points(database, items[0].id), known, moment))
 
 
 def _moment(text: str) -> datetime.datetime:

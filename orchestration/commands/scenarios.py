@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,21 +18,33 @@ if TYPE_CHECKING:
     from secondsite.orchestration.scenarios.check import Report
 
 _LEAST_WIDTH = 120
+# In the folder samples: the first is the least that protects a machine, the others are a whole estate a scenario.
+_SAMPLES = ("small", *matrix.SCENARIOS)
 
 
 @click.command(short_help="Show what each scenario has and asks for; hold an estate to it.")
 @click.option("--check", "estate", metavar="ESTATE", help="An estate file: each of its protections, row by row.")
+@click.option("--sample", type=click.Choice(_SAMPLES, case_sensitive=False), help="Print an estate file to begin with.")
 @json_option
-def command(estate: str | None, as_json: bool) -> None:
+def command(estate: str | None, sample: str | None, as_json: bool) -> None:
     """Show the five scenarios of site recovery and what each one has and asks for, or hold an estate to it.
 
     With --check every row is filled in for every protection of ESTATE, with pass or FAIL and why; broken rules are
     named by number, with the line of the file. The exit status is 3 where a rule is broken. Nothing is changed.
 
+    With --sample an estate file of that scenario is printed; `small` is one machine of this host and a folder.
+
     \b
     secondsite scenarios
+    secondsite scenarios --sample small > estate.toml
     secondsite scenarios --check estate.toml
     """
+    if sample is not None:
+        if estate is not None or as_json:
+            raise errors.Usage("--sample prints a file as it is: without --check and --json")
+        text = resources.files("secondsite.orchestration").joinpath("samples", f"{sample.lower()}.toml").read_text()
+        click.echo(text, nl=False)
+        return
     if estate is None:
         _print_matrix(as_json=as_json)
         return

@@ -9,7 +9,7 @@ import click
 from secondsite import engine
 from secondsite.engine.units import format_size
 from secondsite.orchestration import output
-from secondsite.orchestration.commands.options import SIZE, address, json_option
+from secondsite.orchestration.commands.options import SIZE, address, json_option, key_options
 
 
 @click.command(short_help="Serve disk images over NBD and note what changes.")
@@ -18,12 +18,16 @@ from secondsite.orchestration.commands.options import SIZE, address, json_option
 @click.option("--listen", metavar="ADDR:PORT", help="Listen on an address.")
 @click.option("--tls", metavar="DIR", help="Take TLS alone, with server-cert.pem and server-key.pem of DIR.")
 @click.option("--name", "names", multiple=True, metavar="NAME", help="The export's name.  [default: the file's]")
-@click.option("--format", "source_format", metavar="FORMAT", help="raw, vhdx or vhd.  [default: found out]")
+@click.option("--format", "formats", multiple=True, metavar="FORMAT",
+              help="raw, vhdx, vhd or overlay; once for all, or once for each.  [default: found out]")  # fmt: skip
 @click.option("--area", metavar="DIR", help="Where overwritten bytes are kept while a cycle reads.  [default: beside]")
 @click.option("--area-limit", type=SIZE, help="How much of them, at most.  [default: half of what is free]")
 @click.option("--status", "asks", is_flag=True, help="Ask the server of each IMAGE how it is, and end.")
 @json_option
-def command(images: tuple[str, ...], as_json: bool, asks: bool, listen: str | None, **options: Any) -> None:
+@key_options
+def command(
+    images: tuple[str, ...], formats: tuple[str, ...], as_json: bool, asks: bool, listen: str | None, **options: Any
+) -> None:
     """Serve each IMAGE over NBD to its guest, and note every write, until SIGTERM or SIGINT.
 
     `secondsite replicate IMAGE REPLICA` finds the server by itself: its cycles then cost what changed, and each point
@@ -36,7 +40,10 @@ def command(images: tuple[str, ...], as_json: bool, asks: bool, listen: str | No
     if asks:
         _show([engine.tracking_status(image) for image in images], as_json)
         return
-    with output.watching() as watch, engine.track(images, listen=address(listen), **options) as tracking:
+    options |= {"listen": address(listen), "source_format": formats or None}
+    # An overlay says itself of which replica it is.
+    opening = engine.using_key(engine.Key(plain=True))
+    with opening, output.watching() as watch, engine.track(images, **options) as tracking:
         line = f"tracking: {' '.join(tracking.urls)}"
         output.until_stopped(watch, {"urls": tracking.urls}, line, as_json=as_json)
 

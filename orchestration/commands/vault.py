@@ -9,7 +9,7 @@ from dataclasses import asdict
 import click
 
 from secondsite.orchestration import output
-from secondsite.orchestration.commands import vaults
+from secondsite.orchestration.commands import vault_rebuild, vaults
 from secondsite.orchestration.commands.options import json_option
 
 
@@ -21,7 +21,11 @@ def command() -> None:
     secondsite vault init
     secondsite vault key
     secondsite vault audit
+    secondsite vault rebuild estate.toml
     """
+
+
+command.add_command(vault_rebuild.command)
 
 
 @command.command("init", short_help="Make a vault.")
@@ -34,12 +38,7 @@ def init(vault: str | None, as_json: bool) -> None:
     secondsite vault init
     secondsite vault init --vault postgresql://recovery@db.example/recovery
     """
-    from pathlib import Path
-
-    place = vaults.where(vault)
-    if vault is None:
-        Path(place).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with vaults.library().create(place) as database:
+    with vaults.made(vault) as database:
         if as_json:
             output.print_json({"vault": database.label})
         else:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from secondsite.engine import errors
+from secondsite.engine.units import format_size
 from secondsite.orchestration import output
 
 if TYPE_CHECKING:
     from secondsite.orchestration.estate.findings import Finding
     from secondsite.orchestration.estate.loading import Loaded
+    from secondsite.orchestration.protection.item import Made
     from secondsite.orchestration.vault.database import Database
 
 
@@ -31,20 +34,30 @@ def ask_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--ask", is_flag=True, help=help)(command)
 
 
-def where(vault: str | None) -> str:
-    """The vault that is meant."""
+def where(vault: str | None, state: str | None = None) -> str:
+    """The vault that is meant; `state` is the state folder where a command was told one."""
     if vault:
         return vault
-    base = os.environ.get("SECONDSITE_STATE")
+    base = state or os.environ.get("SECONDSITE_STATE")
     if not base:
         base = str(Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "secondsite")
     return str(Path(base) / "vault.db")
 
 
 @contextmanager
-def opened(vault: str | None) -> Iterator[Database]:
+def opened(vault: str | None, state: str | None = None) -> Iterator[Database]:
     """The vault, for one command. Raises Refused where SQLAlchemy is not installed, and what `database.opened` does."""
-    with library().opened(where(vault)) as found:
+    with library().opened(where(vault, state)) as found:
+        yield found
+
+
+@contextmanager
+def made(vault: str | None, state: str | None = None) -> Iterator[Database]:
+    """The vault, made where there is none, for one command. Raises as `opened`."""
+    place = where(vault, state)
+    if vault is None:
+        Path(place).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with library().create(place) as found:
         yield found
 
 
@@ -57,7 +70,7 @@ def library() -> Any:
     return database
 
 
-def told(findings: list[Finding], loaded: Loaded) -> list[dict[str, Any]]:
+def told(findings: Iterable[Finding], loaded: Loaded) -> list[dict[str, Any]]:
     """Broken rules as --json has them."""
     return [
         {"rule": one.rule, "line": loaded.line(one.where), "message": one.message, "remedy": one.remedy}
@@ -65,10 +78,18 @@ def told(findings: list[Finding], loaded: Loaded) -> list[dict[str, Any]]:
     ]
 
 
-def complain(findings: list[Finding], loaded: Loaded) -> None:
-    """All broken rules, a line each, and how many; then exit status 3."""
-    for one in findings:
-        click.echo(f"  FAIL  {output.one_line(one.line(loaded.line(one.where)))}")
+def refuse(findings: Sequence[Finding], loaded: Loaded, changes: Iterable[Any] = (), *, as_json: bool) -> NoReturn:
+    """Tell all broken rules, a line each or as JSON beside what would change, and how many; then exit status 3."""
+    if as_json:
+        output.print_json({"changes": [asdict(one) for one in changes], "findings": told(findings, loaded)})
+    else:
+        for one in findings:
+            click.echo(f"  FAIL  {output.one_line(one.line(loaded.line(one.where)))}")
     count = len(findings)
     output.complain(f"{loaded.path}: {count} {'rules are' if count != 1 else 'rule is'} broken; nothing was changed")
     click.get_current_context().exit(errors.Refused.exit_code)
+
+
+def changed(made: Made) -> str:
+    """What a point of a machine took."""
+    return f"{format_size(made.changed_bytes)} changed"

@@ -110,6 +110,17 @@ def test_a_source_by_name(shell: Shell, disk: Path, tmp_path: Path) -> None:
     fails(shell, REFUSED, "replicate", moved, root, "--source-id", "vm-8")
 
 
+def test_no_name_is_not_the_folder_that_it_is_run_in(
+    shell: Shell, pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a script's variable that was never set."""
+    monkeypatch.chdir(tmp_path)
+    there = sorted(tmp_path.iterdir())
+    for words in (["replicate", pair.disk, ""], ["replicate", "--history", "log", pair.disk, ""], ["verify", ""]):
+        assert "is no name of one" in fails(shell, USAGE, *words)
+    assert sorted(tmp_path.iterdir()) == there
+
+
 def test_another_block_size_or_head(shell: Shell, pair: Pair) -> None:
     assert "block size is 4096, not 65536" in fails(
         shell, REFUSED, "replicate", pair.disk, pair.root, "--block-size", "64K"
@@ -379,6 +390,17 @@ def test_an_interrupt_where_nothing_is_taken_back(shell: Shell, pair: Pair, monk
         raise KeyboardInterrupt
 
     monkeypatch.setattr(engine, "points", interrupted)
+    assert fails(shell, 130, "points", pair.root) == "interrupted"
+
+
+def test_an_interrupt_while_a_class_is_made(shell: Shell, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an import does; Python 3.11 makes a RuntimeError of it."""
+
+    class Interrupted:
+        def __set_name__(self, owner: type, name: str) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine, "points", lambda *arguments, **options: type("Made", (), {"field": Interrupted()}))
     assert fails(shell, 130, "points", pair.root) == "interrupted"
 
 

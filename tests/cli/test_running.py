@@ -126,15 +126,15 @@ def test_the_limit_is_kept(pair: Pair, shell: Shell) -> None:
 # -- a terminal ------------------------------------------------------------------------------------------------
 
 
-def on_terminal(*arguments: str | Path, stop_after: float = 20.0) -> tuple[int, str, str]:
-    """Status, what standard output got, and what a terminal on standard error got."""
+def on_terminal(*arguments: str | Path, stop_at: bytes = b"never") -> tuple[int, str, str]:
+    """Status, what standard output got, and what a terminal on standard error got. It is ended where it shows that."""
     ours, theirs = pty.openpty()
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
     child = start(*arguments, stderr=theirs, env=environment)
     os.close(theirs)
-    alarm = threading.Timer(stop_after, child.terminate)
+    alarm = threading.Timer(30.0, child.terminate)
     alarm.start()
-    shown = b""
+    shown, stopped = b"", False
     while True:
         ready, _, _ = select.select([ours], [], [], 20)
         assert ready, shown
@@ -145,6 +145,9 @@ def on_terminal(*arguments: str | Path, stop_after: float = 20.0) -> tuple[int, 
         if not piece:
             break
         shown += piece
+        if stop_at in shown and not stopped:
+            stopped = True
+            child.terminate()
     os.close(ours)
     out, _ = child.communicate(timeout=20)
     alarm.cancel()
@@ -182,7 +185,7 @@ def test_a_bar_on_a_terminal(pair: Pair) -> None:
 def test_a_bar_goes_away_before_an_error(pair: Pair) -> None:
     """What is left on the terminal is one line that can be read."""
     grow(pair.disk, 8 * MIB)
-    status, out, shown = on_terminal("replicate", pair.disk, pair.root, "--limit", "2M", stop_after=1.6)
+    status, out, shown = on_terminal("replicate", pair.disk, pair.root, "--limit", "2M", stop_at=b"MiB")
     assert (status, out) == (143, "")
     assert "MiB" in shown
     assert screen(shown) == "secondsite: stopped on request; nothing was changed"
@@ -240,3 +243,15 @@ def test_it_starts_at_once(pair: Pair) -> None:
     while best >= START_SECONDS and tries:
         best, tries = min(best, cpu_seconds("points", pair.root)), tries - 1
     assert best < START_SECONDS, f"{best:.3f} s"
+
+
+def test_a_command_that_ends_does_not_look_through_what_it_loaded(tmp_path: Path) -> None:
+    """Python looks for circles once more at its end, which took longer than reading what `status` shows."""
+    code = (
+        "import atexit, gc, sys; from secondsite.orchestration import cli\n"
+        "atexit.register(lambda: print(gc.get_freeze_count(), len(gc.get_objects())))\n"
+        "sys.argv[1:] = ['plan', '/dev/null']; cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    frozen, left = map(int, done.stdout.split())
+    assert done.returncode == 2 and frozen > 20 * left, done
