@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from secondsite import engine
+from secondsite.orchestration.bench.process import listening
 
 PROGRAM = str(Path(sysconfig.get_path("scripts"), "secondsite"))
 WRITE_BYTES = 16384
@@ -61,7 +62,7 @@ def measure(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
     engine.replicate(disk, replica, block_size=WRITE_BYTES, history="undo", tracker="scan")
     server = subprocess.Popen([PROGRAM, "track", disk, "--socket", socket], stdout=subprocess.DEVNULL)
     try:
-        wait_for(socket)
+        listening(server, socket)
         watch = [PROGRAM, "replicate", disk, replica, "--watch", "1", "--keep", str(asked.keep), "--json"]
         with out.open("w") as output:
             watcher = subprocess.Popen([*watch, "--history", "undo"], stdout=output)
@@ -81,14 +82,6 @@ def measure(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "verified": engine.verify(replica).ok, "points": len(engine.points(replica)), "size_mib": asked.size,
         "host": f"{platform.release()}, {os.cpu_count()} cores", "load_average": os.getloadavg()[0],
     }  # fmt: skip
-
-
-def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 20
-    while not path.exists():
-        if time.monotonic() > deadline:
-            raise SystemExit("the tracking server does not listen")
-        time.sleep(0.05)
 
 
 class Load:

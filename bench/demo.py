@@ -36,6 +36,7 @@ TOOLS = ("mke2fs", "debugfs", "e2fsck", "cmp")
 # mke2fs takes half a millisecond a file: the demo should not be a demo of mke2fs.
 SMALL_FILES = 5_000
 ROOM = 4  # images: files to fill it, source, head, restored
+SMALLEST = 64 << 20  # an image that the story still fits into
 ORDER, NOTE = "/shop/orders.csv", "/shop/note.txt"
 OLD_ORDERS = "order,item,amount\n" + "".join(f"{n},lamp,{n % 7}\n" for n in range(1, 20_001))
 NEW_ORDERS = OLD_ORDERS + "".join(f"{n},chair,{n % 5}\n" for n in range(20_001, 30_001))
@@ -232,7 +233,8 @@ class Stage:
         parser = argparse.ArgumentParser(
             description=self.text, formatter_class=argparse.RawDescriptionHelpFormatter
         )  # fmt: skip
-        parser.add_argument("--size", default=self.usual, help=f"size of the image (default: {self.usual})")
+        usual = f"{self.usual}, or less where that has no room"
+        parser.add_argument("--size", help=f"size of the image (default: {usual})")
         where = tempfile.gettempdir()
         parser.add_argument("--dir", default=where, help="where to work (default: the temporary folder)")
         options = parser.parse_args()
@@ -242,7 +244,8 @@ class Stage:
             return errors.UNREACHABLE
         signal.signal(signal.SIGTERM, terminated)
         try:
-            self._run(units.parse_size(options.size) // workload.BLOCK * workload.BLOCK, options.dir)
+            asked = units.parse_size(options.size) if options.size else self.fitting(options.dir)
+            self._run(asked // workload.BLOCK * workload.BLOCK, options.dir)
         except (Unexpected, errors.Error, OSError) as error:
             print(f"{self.name}: {error}", file=sys.stderr)
             return 1
@@ -250,9 +253,22 @@ class Stage:
             return errors.CANCELLED
         return 0
 
+    def fitting(self, where: str) -> int:
+        """The usual size, halved until so many images have room there, which is said."""
+        usual, free = units.parse_size(self.usual), shutil.disk_usage(where).free
+        size = usual
+        while size > SMALLEST and self.room * size > free:
+            size //= 2
+        if size < usual and self.room * size <= free:
+            told = f"{where} has {units.format_size(free)} free: an image of {units.format_size(size)}"
+            print(f"{self.name}: {told} instead of {units.format_size(usual)}", file=sys.stderr)
+        return size
+
     def _run(self, size: int, where: str) -> None:
-        if shutil.disk_usage(where).free < self.room * size:
-            raise errors.Full(f"the demo needs {units.format_size(self.room * size)}", path=where)
+        needed, free = self.room * size, shutil.disk_usage(where).free
+        if free < needed:
+            told = f"the demo needs {units.format_size(needed)}, and {units.format_size(free)} are free"
+            raise errors.Full(told, path=where)
         made = tempfile.TemporaryDirectory(prefix="secondsite-demo-", dir=where)
         with made as folder, self.set(Path(folder), size) as demo:
             began = time.monotonic()

@@ -6,8 +6,10 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -118,6 +120,24 @@ def running(
             child.wait()
         if child.stdout is not None:
             child.stdout.close()
+
+
+def listening(server: subprocess.Popen[bytes], path: Path, seconds: float = 20) -> None:
+    """Wait until a server takes connections on a Unix socket: its path is there a moment before. Raises Unreachable."""
+    end = time.monotonic() + seconds
+    while not _listens(path):
+        if server.poll() is not None or time.monotonic() > end:
+            raise errors.Unreachable("nobody serves there", path=str(path))
+        time.sleep(0.005)
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+    return True
 
 
 def cpu(pid: int) -> float:

@@ -14,6 +14,7 @@ from typing import Any
 from secondsite.engine import errors
 from secondsite.engine.units import KIB, MIB, format_size
 from secondsite.orchestration.bench import (
+    failover,
     flows,
     formats,
     host,
@@ -42,6 +43,7 @@ GROUPS: dict[str, Callable[[Bench], None]] = {
     "trackers": trackers.trackers,
     "servers": servers.servers,
     "points": servers.points,
+    "failover": failover.failover,
     "hosts": hosts.hosts,
     "store": store.store,
 }

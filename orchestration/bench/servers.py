@@ -15,7 +15,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from secondsite import engine
-from secondsite.engine import errors
 from secondsite.engine.units import GIB, KIB, MIB
 from secondsite.orchestration.bench import process, rows
 from secondsite.orchestration.bench.context import Bench, remove
@@ -33,7 +32,7 @@ LOAD_SECONDS, LOAD_BYTES = 4, 16 * MIB
 FIGURE, CYCLING_FIGURE, COPY_FIGURE = 0.9, 0.75, 1.2
 # An older point's sequential read against the newest one's, and when its first byte must be there.
 DELTAS, POINT_FIGURE, FIRST_BYTE_SECONDS = 100, 0.5, 1.0
-_START_SECONDS, _FIRST_CYCLE_SECONDS = 20.0, 2.5
+_FIRST_CYCLE_SECONDS = 2.5
 
 
 def servers(bench: Bench) -> None:
@@ -129,13 +128,8 @@ def serving(command: Callable[[str], list[str]], env: Mapping[str, str] | None =
     """
     with TemporaryDirectory(prefix="served-") as folder:
         socket = Path(folder, "nbd.sock")
-        asked = command(str(socket))
-        with process.running(asked, env=env) as server:
-            end = time.monotonic() + _START_SECONDS
-            while not socket.exists():
-                if server.poll() is not None or time.monotonic() > end:
-                    raise errors.Unreachable(f"{' '.join(asked[:2])} does not serve")
-                time.sleep(0.005)
+        with process.running(command(str(socket)), env=env) as server:
+            process.listening(server, socket)
             yield f"nbd+unix:///?socket={socket}"
 
 

@@ -75,7 +75,7 @@ class _Side:
     def __init__(self, bench: Bench, name: str, size: int, data: int, kind: type[Followed]) -> None:
         self.bench, self.size = bench, size
         self.image, self.replica = bench.folder / f"{name}.raw", bench.folder / f"{name}-replica"
-        _fill(self.image, size, data)
+        fill(self.image, size, data)
         self.followed = kind(self.image)
         self.whole: list[float] = []
         self.seconds: list[float] = []
@@ -117,7 +117,7 @@ def trackers(bench: Bench) -> None:
         except engine.Error as error:
             bench.skipped[f"tracker {name}"] = str(error)
             continue
-        _follow(bench, name, kind, _small(bench))
+        _follow(bench, name, kind, small_bytes(bench))
     if not any(line.group == "trackers" for line in bench.lines):
         bench.ensure_replica()
         runs = [bench.ours("replicate", bench.source, bench.replica) for _ in range(bench.rounds)]
@@ -125,7 +125,7 @@ def trackers(bench: Bench) -> None:
         bench.add(rows.compare("trackers", "scan, nothing follows", taken, kind="engine", size=bench.work.data_bytes))
 
 
-def _small(bench: Bench) -> int:
+def small_bytes(bench: Bench) -> int:
     """The size of the small image: it and its replica lie there at once, both full."""
     if bench.judged and shutil.disk_usage(bench.folder).free > 2.5 * SMALL:
         return SMALL
@@ -190,7 +190,7 @@ def _tell(bench: Bench, name: str, small: _Side, large: _Side, scan: list[float]
         bench.add(rows.compare("trackers", f"{name}: writers stood still", small.stalls, kind="engine"))
 
 
-def _fill(path: Path, size: int, data: int) -> None:
+def fill(path: Path, size: int, data: int) -> None:
     """A new image of `size` bytes, the first `data` of them data."""
     with path.open("wb") as file:
         for piece in _pieces(data):
