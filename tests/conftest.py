@@ -9,6 +9,8 @@ testing nothing.
 from __future__ import annotations
 
 import functools
+import gc
+import itertools
 import os
 import random
 import shutil
@@ -25,9 +27,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 MIB = 1 << 20
+_NUMBER = itertools.count()
 
 # pytest's importlib mode imports each file alone: what tests of several folders share is found by this.
 sys.path.insert(0, str(Path(__file__).parent))
+
+gc.disable()  # until `pytest_collection_finish`
 
 # Debian leaves the folders of mkfs.* out of a user's PATH.
 os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
@@ -227,6 +232,12 @@ def sample_seed() -> int:
     return int(os.environ.get("SECONDSITE_SEED", "1"))
 
 
+def pytest_collection_finish() -> None:
+    """Until the tests are there nothing of it is garbage; looking for some was a fifth of the time. Nor is it later."""
+    gc.freeze()
+    gc.enable()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Before any fixture: one that mounts must not run where the test is going to be skipped."""
@@ -259,19 +270,52 @@ def sweep(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture(scope="session")
-def xfs_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """An empty XFS of 2 GiB with reflinks, shared by all tests of a run: make a folder of your own in it."""
+def xfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An XFS of 2 GiB with reflinks, shared by all tests of a run."""
     require("xfs")
     with mounted(tmp_path_factory.mktemp("xfs") / "disk", 2048 * MIB, *MKFS_XFS) as where:
         yield where
 
 
 @pytest.fixture(scope="session")
-def btrfs_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def btrfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The same with a Btrfs."""
     require("btrfs")
     with mounted(tmp_path_factory.mktemp("btrfs") / "disk", 2048 * MIB, "mkfs.btrfs", "-q") as where:
         yield where
+
+
+@contextmanager
+def folder_of(where: Path) -> Iterator[Path]:
+    """A new folder of a name that no test had before; with it goes what it holds."""
+    made = where / f"t{next(_NUMBER)}"
+    made.mkdir()
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+@pytest.fixture
+def xfs_dir(xfs: Path) -> Iterator[Path]:
+    """An empty folder on XFS with reflinks."""
+    with folder_of(xfs) as made:
+        yield made
+
+
+@pytest.fixture
+def btrfs_dir(btrfs: Path) -> Iterator[Path]:
+    """The same on Btrfs."""
+    with folder_of(btrfs) as made:
+        yield made
+
+
+@pytest.fixture
+def short_path(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An empty folder of a short path, as sockets need. At its end it moves to tmp_path: kept or gone with it."""
+    made = tmp_path_factory.mktemp(f"s{next(_NUMBER)}", numbered=False)
+    yield made
+    made.rename(tmp_path / made.name)
 
 
 @pytest.fixture(scope="session")

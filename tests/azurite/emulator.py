@@ -10,6 +10,7 @@ import atexit
 import ctypes
 import fcntl
 import hashlib
+import os
 import re
 import shutil
 import signal
@@ -21,6 +22,8 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 HERE = Path(__file__).resolve().parent
 CACHE = HERE.parent.parent / "build" / "azurite"
@@ -67,9 +70,11 @@ def _npm() -> None:
 
 
 class Azurite:
-    """A running one. `url` ends with the account, `ca` is the certificate to trust where it speaks https."""
+    """A running one. `url` ends with the account, `ca` is the certificate to trust where it speaks https. What `stays`
+    is on disk, and there after `end` and `again`.
+    """
 
-    def __init__(self, *, https: bool = False) -> None:
+    def __init__(self, *, https: bool = False, stays: bool = False) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="azurite")
         self.folder = Path(self._folder.name)
         self.ca: Path | None = None
@@ -77,22 +82,34 @@ class Azurite:
         if https:
             more = ["--cert", *self._certificate(), "--oauth", "basic"]
         self.log = self.folder / "log"
-        command = [
-            "node", str(install() / MAIN), "--blobHost", "127.0.0.1", "--blobPort", "0", "--silent",
-            "--disableTelemetry", "--inMemoryPersistence", "--extentMemoryLimit", str(MEMORY_MIB), *more,
-        ]  # fmt: skip
+        memory = ["--inMemoryPersistence", "--extentMemoryLimit", str(MEMORY_MIB)]
+        more += ["--location", str(self.folder / "data")] if stays else memory
+        usual = ["--blobHost", "127.0.0.1", "--silent", "--disableTelemetry"]
+        self._command = ["node", str(install() / MAIN), *usual, *more]
+        self.port = self._start(0)
+        self.url = f"http{'s' if https else ''}://127.0.0.1:{self.port}/{ACCOUNT}"
+
+    def _start(self, port: int) -> int:
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(
-                command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
-                preexec_fn=_end_with_us,
+                [*self._command, "--blobPort", str(port)], cwd=self.folder, stdin=subprocess.DEVNULL, stdout=out,
+                stderr=subprocess.STDOUT, preexec_fn=_end_with_us,
             )  # fmt: skip
         atexit.register(self.stop)
         try:
-            self.port = self._wait()
+            return self._wait()
         except BaseException:
             self.stop()
             raise
-        self.url = f"http{'s' if https else ''}://127.0.0.1:{self.port}/{ACCOUNT}"
+
+    def end(self) -> None:
+        """With what it holds on disk: it writes its tables there each five seconds, and now."""
+        self.process.terminate()
+        self.process.wait(30)
+
+    def again(self) -> None:
+        """Started anew where it was."""
+        self._start(self.port)
 
     def _certificate(self) -> list[str]:
         self.ca, key = self.folder / "cert.pem", self.folder / "key.pem"
@@ -159,3 +176,13 @@ def running(*, https: bool = False) -> Iterator[Azurite]:
         yield made
     finally:
         made.stop()
+
+
+def configure(emulator: Azurite, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of this process opens the emulator, and nothing of the machine's does."""
+    for name in list(os.environ):
+        if name.startswith(("AZURE_", "SECONDSITE_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(folder / "config"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(folder / "state"))
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", emulator.connection_string)

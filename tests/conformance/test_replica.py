@@ -183,3 +183,20 @@ def test_it_is_deleted_by_its_id_alone_and_nothing_of_it_stays(site: Site) -> No
     write(site, site.points[0])
     assert site.replicate(block_size=BLOCK).kind == "initial"
     assert len(engine.points(site.url)) == 1
+
+
+def test_only_the_replica_that_is_meant_is_gone_on_with(site: Site) -> None:
+    """A folder that is not mounted, or in which another one lies, is no reason to begin anew there."""
+    known = engine.info(site.url).replica_id
+    write(site, site.points[0])
+    assert site.replicate(replica_id=known).generation == 4
+    write(site, site.points[1])
+    with pytest.raises(errors.Refused, match=f"is replica {known}, and not 0{{32}}, which was meant"):
+        site.replicate(replica_id="0" * 32)
+    assert len(engine.points(site.url)) == 4
+    site.url += "-gone"
+    for _ in range(2):
+        with pytest.raises(errors.NoReplica, match=f"replica {known} is not there, and none is begun in its place"):
+            site.replicate(replica_id=known)
+    with pytest.raises((errors.NoReplica, errors.Refused), match=r"no such replica|holds no replica"):
+        engine.info(site.url)

@@ -59,7 +59,6 @@ def story(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str, int]
         if request.param == "clone":
             folder = Path(request.getfixturevalue("xfs_dir"), f"head-{format}-{seed}")
             folder.mkdir()
-            request.addfinalizer(lambda: shutil.rmtree(folder))
         return Story(folder, format, request.param, seed)
 
     return make

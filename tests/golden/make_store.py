@@ -67,7 +67,7 @@ def make() -> dict[str, bytes]:
         into = Into(store, lambda: files.temporary("/maps"), lambda moment=moment: moment)  # type: ignore[misc]
         transfer = Transfer(
             origin, lambda state, origin=origin: ScanTracker(origin), MapCache("/maps", files),  # type: ignore[misc]
-            codec=CODECS[number % 3],
+            codec=CODECS[number % 3], clock=lambda moment=moment: moment,  # type: ignore[misc]
         )  # fmt: skip
         with attempt(into, origin, Terms()) as target:
             transfer.attempt(target, len(data), time.monotonic())

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sysconfig
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from guestkit import Guest, check_disk, make_disk
 
 from secondsite import engine
 from secondsite.engine.qemu.qmp import Monitor
+from secondsite.orchestration.bench.process import listening
 
 PROGRAM = Path(sysconfig.get_path("scripts"), "secondsite")
 EXPORT = "disk.raw"
@@ -75,10 +75,7 @@ def test_a_machine_on_a_tracked_export_is_replicated(tmp_path: Path) -> None:
     disk, replica, socket = make_disk(tmp_path / "disk.raw"), tmp_path / "replica", tmp_path / "track.sock"
     server = subprocess.Popen([PROGRAM, "track", disk, "--socket", socket], stdout=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 20
-        while not socket.exists():
-            assert server.poll() is None and time.monotonic() < deadline
-            time.sleep(0.05)
+        listening(server, socket)
         export = f"driver=nbd,node-name=file,server.type=unix,server.path={socket},export={EXPORT}"
         nodes = ["-blockdev", export, "-blockdev", "driver=raw,node-name=disk,file=file"]
         with Guest(tmp_path, [*nodes, "-device", "virtio-blk-pci,drive=disk"]) as guest:

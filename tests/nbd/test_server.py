@@ -150,7 +150,7 @@ def test_a_client_that_stays_in_its_handshake_does_not_hold_up_the_end(served, c
             context.load_cert_chain(certificates / "client-cert.pem", certificates / "client-key.pem")
             sock = context.wrap_socket(sock, server_hostname="localhost")
         began = time.monotonic()
-        assert server.stop(timeout=5) and time.monotonic() - began < 2
+        assert server.stop(timeout=30) and time.monotonic() - began < 20  # of 60 that a handshake has
         sock.close()
 
 

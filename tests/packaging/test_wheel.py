@@ -56,7 +56,7 @@ def install(folder: Path, *what: str, **environment: str) -> Path:
     """A new environment with `what` in it, and neither a compiler nor headers on the way there."""
     call(sys.executable, "-m", "venv", "--without-pip", folder)
     python = folder / "bin" / "python"
-    blind = {"CC": "/nonexistent/cc", "PKG_CONFIG_LIBDIR": "/nonexistent"}
+    blind = {"CC": "/nonexistent/cc", "PKG_CONFIG_LIBDIR": "/nonexistent", "PIP_NO_COMPILE": "1"}
     pip = (sys.executable, "-m", "pip", "--python", python, "install", "--quiet")
     call(*pip, *what, **blind, **environment)
     return python

@@ -12,7 +12,7 @@ from qemukit import ScriptedAgent
 
 from secondsite.engine import errors
 from secondsite.engine.qemu import agent as agents
-from secondsite.engine.qemu.agent import Agent, AgentFailed, frozen
+from secondsite.engine.qemu.agent import AgentFailed, GuestAgent, guest_frozen
 
 Make = Callable[..., ScriptedAgent]
 FREEZE, THAW, STATUS = "guest-fsfreeze-freeze", "guest-fsfreeze-thaw", "guest-fsfreeze-status"
@@ -28,7 +28,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def cut(agent: ScriptedAgent, limit: float = 5) -> tuple[agents.Freeze, bool]:
     """Freeze, cut, thaw; and whether the guest was frozen at the cut."""
-    with frozen(str(agent.path), limit) as freeze:
+    with guest_frozen(str(agent.path), limit) as freeze:
         at_cut = agent.is_frozen
         agent.log.append("cut")
     return freeze, at_cut
@@ -43,7 +43,7 @@ def test_frozen_at_the_cut_and_thawed_after_it(agent: Make) -> None:
 
 
 def test_without_an_agent_nothing_happens() -> None:
-    with frozen(None) as freeze:
+    with guest_frozen(None) as freeze:
         pass
     assert freeze == agents.Freeze()
 
@@ -108,7 +108,7 @@ def test_a_guest_without_file_systems_is_not_called_frozen(agent: Make) -> None:
 
 def test_a_cut_that_fails_is_thawed(agent: Make) -> None:
     made = agent()
-    with pytest.raises(errors.Refused, match="no cut"), frozen(str(made.path)):
+    with pytest.raises(errors.Refused, match="no cut"), guest_frozen(str(made.path)):
         raise errors.Refused("no cut")
     assert made.log[-1] == "thaw"
     assert not made.is_frozen
@@ -132,10 +132,10 @@ def test_a_thaw_is_tried_again_and_its_failure_is_told(agent: Make) -> None:
 
 def test_what_an_earlier_client_left_is_dropped(agent: Make) -> None:
     made = agent(left_over=b'{"return": 7}\nhalf of a li' + b'\xff{"return": 12345}\n')
-    connected = Agent.connect(str(made.path))
+    connected = GuestAgent.connect(str(made.path))
     assert connected.run(STATUS) == "thawed"
     with pytest.raises(AgentFailed, match="no"):
-        Agent.connect(str(agent(answers={STATUS: Exception("no")}).path)).run(STATUS)
+        GuestAgent.connect(str(agent(answers={STATUS: Exception("no")}).path)).run(STATUS)
     connected.close()
 
 
@@ -149,6 +149,6 @@ def test_a_flood_without_the_mark_ends_at_the_deadline(agent: Make) -> None:
     made = agent(answers={"guest-sync-delimited": flood})
     began = time.monotonic()
     with pytest.raises(errors.Unreachable, match="did not answer in time"):
-        Agent.connect(str(made.path), 0.3)
+        GuestAgent.connect(str(made.path), 0.3)
     stop.set()
     assert time.monotonic() - began < 5

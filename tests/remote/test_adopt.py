@@ -21,6 +21,16 @@ def disk(tmp_path: Path) -> Path:
     return make(tmp_path / "disk.img")
 
 
+def test_what_it_was_adopted_from_says_nothing_of_its_source(disk: Path, tmp_path: Path) -> None:
+    """After a failover an overlay follows: it is not read as the raw disk that was adopted."""
+    root, vhdx = tmp_path / "r", tmp_path / "disk.vhdx"
+    engine.adopt(disk, root)
+    engine.convert(disk, vhdx, format="vhdx")
+    done = engine.replicate(vhdx, root)
+    assert done.sent_bytes == 0 and (root / "head.raw").read_bytes() == disk.read_bytes()
+    assert engine.verify(root, source=vhdx).ok
+
+
 @pytest.mark.parametrize("move", [False, True])
 def test_a_copy_at_the_target_is_adopted_and_compared(there: Site, disk: Path, tmp_path: Path, move: bool) -> None:
     state, copy = there.host(), tmp_path / "restored.raw"

@@ -46,8 +46,8 @@ def example(kind: Any, chance: random.Random) -> Any:
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         return example(chance.choice(inner), chance)
-    if origin is Annotated:  # a number that none below zero is
-        return max(example(inner[0], chance), 0)
+    if origin is Annotated:  # a number within bounds
+        return min(max(example(inner[0], chance), inner[1].ge), inner[1].le)
     if origin is Literal:
         return chance.choice(inner)
     if origin is list:

@@ -52,7 +52,7 @@ def test_wild_requests_of_a_paired_peer_do_no_harm(there: Site, sweep: bool) -> 
     chance = random.Random(11)
     fields = ["name", "path", "paths", "kind", "at", "keep", "drop", "epoch", "proving", "source", "size", "extra"]
     connection, answered = there.connect(state), 0
-    for _ in range(2000 if sweep else 180):
+    for _ in range(2000 if sweep else 90):
         if connection.failed is not None:
             connection.join()
             connection = there.connect(state)
@@ -194,11 +194,11 @@ def test_a_connection_that_a_crowd_cost_is_made_again(there: Site, monkeypatch: 
 
 
 def test_a_flood_of_strangers_is_taken_in_measure(there: Site) -> None:
-    there.agent.lobby.places = 4
+    there.agent.lobby.places, before = 4, threading.active_count()  # what other tests left counts as well
     flood = [socket.create_connection(("127.0.0.1", there.port), 10) for _ in range(100)]
     try:
         assert engine.points(there.url(), state=there.host("r", "disk", allow="read"))
-        assert threading.active_count() < 80
+        assert threading.active_count() - before < 70
     finally:
         for sock in flood:
             sock.close()

@@ -15,7 +15,7 @@ from commands import SECONDSITE, paired, service
 from exposition import parsed
 from hosting import Site, soon
 from logsite import digest, disk, restored, store, write
-from test_flips import through
+from test_flipped_bytes import through
 
 from secondsite import engine
 from secondsite.engine import errors
@@ -81,11 +81,20 @@ def test_other_replicas_stay_what_they_are(there: Site, tmp_path: Path) -> None:
         made.delete("head.raw")
     assert sorted(path.name for path in (there.root / "disk").iterdir()) == before
     engine.replicate(source, there.url("new"), history="log", state=state)
-    for call in (
-        lambda: engine.adopt(source, there.root / "new"), lambda: engine.raise_epoch(there.url("new"), 4, state=state)
-    ):  # fmt: skip
-        with pytest.raises(errors.IsLog):
-            call()
+    with pytest.raises(errors.IsLog):
+        engine.adopt(source, there.root / "new")
+
+
+def test_its_epoch_is_raised_from_elsewhere(there: Site, tmp_path: Path) -> None:
+    """M14: who comes from before a failover is refused, in a log as in a folder."""
+    state, source = there.host("host", allow="send,read,administer"), disk(tmp_path)
+    engine.replicate(source, there.url(), history="log", epoch=1, state=state)
+    assert engine.raise_epoch(there.url(), 4, state=state) == 4
+    assert engine.raise_epoch(there.url(), 2, state=state) == 4
+    write(source, 0, b"other")
+    with pytest.raises(errors.Refused, match="epoch 4"):
+        engine.replicate(source, there.url(), epoch=1, state=state)
+    assert engine.replicate(source, there.url(), epoch=4, state=state).kind == "delta"
 
 
 # -- who may do what -------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from commands import paired, service
 from hosting import Site, site, soon
 from logsite import digest, disk, restored, store, write
 from tcpproxy import TcpProxy, Trouble
-from test_flips import through
+from test_flipped_bytes import through
 
 from secondsite import engine
 from secondsite.engine import errors

@@ -219,6 +219,24 @@ def test_times_are_not_believed_of_another_point_with_the_same_number(there: Sit
     assert (there.root / "disk/head.raw").read_bytes() == disk.read_bytes()
 
 
+def test_only_the_replica_that_is_meant_is_gone_on_with(there: Site, disk: Path) -> None:
+    """What an agent made for a source that then goes holds no point, and is not mistaken for another replica."""
+    state = there.host("one")
+    engine.replicate(disk, there.url(), state=state)
+    known = engine.info(there.root / "disk").replica_id
+    write(disk, 1)
+    assert engine.replicate(disk, there.url(), state=state, replica_id=known).generation == 2
+    write(disk, 2)
+    with pytest.raises(errors.Refused, match=f"is replica {known}, and not 0{{32}}, which was meant"):
+        engine.replicate(disk, there.url(), state=state, replica_id="0" * 32)
+    assert listed(there) == [1, 2]
+    (there.root / "disk").rename(there.root / "away")
+    for _ in range(2):
+        with pytest.raises(errors.NoReplica, match=f"replica {known} is not there, and none is begun in its place"):
+            engine.replicate(disk, there.url(), state=state, replica_id=known)
+    assert listed(there) == []
+
+
 # -- older programs ------------------------------------------------------------------------------------------------
 
 

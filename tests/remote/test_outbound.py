@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -259,7 +260,6 @@ def test_a_replica_goes_on_to_a_third_site_while_cycles_arrive(there: Site, disk
     with site(third) as far:
         onward = far.host("b", "copy", allow="send,read")
         assert onward != state
-        over = threading.Event()
 
         def arriving() -> None:
             for number in range(8):
@@ -267,14 +267,13 @@ def test_a_replica_goes_on_to_a_third_site_while_cycles_arrive(there: Site, disk
                     write(disk, block, random.Random(number * 100 + block).randbytes(BLOCK))
                 points.add(disk.read_bytes())
                 engine.replicate(disk, there.url(), state=state)
-            over.set()
 
-        thread = threading.Thread(target=arriving)
-        thread.start()
-        while not over.is_set():
-            engine.replicate(there.root / "disk", far.url("copy"), state=onward)
-            assert head(far, "copy") in points
-        thread.join(60)
+        with ThreadPoolExecutor(1) as pool:
+            arrived = pool.submit(arriving)
+            while not arrived.done():
+                engine.replicate(there.root / "disk", far.url("copy"), state=onward)
+                assert head(far, "copy") in points
+            arrived.result()
         engine.replicate(there.root / "disk", far.url("copy"), state=onward)
         out = tmp_path / "restored.img"
         engine.restore(far.url("copy"), out, state=onward)

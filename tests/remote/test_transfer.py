@@ -11,6 +11,7 @@ from transfer import BLOCK, Fault, Pair, Proxy, scribble
 from secondsite.engine import errors
 from secondsite.engine.files.memory import MemoryFiles
 from secondsite.engine.images.memory import MemoryImage
+from secondsite.engine.remote.agent import receiver
 from secondsite.engine.remote.sending.tally import Sent
 from secondsite.engine.replica.directory import Replica
 
@@ -194,7 +195,8 @@ def test_a_lower_epoch_and_another_source_are_refused(pair: Pair) -> None:
     pair.check()
 
 
-def test_a_second_sender_is_told_that_it_is_busy(pair: Pair) -> None:
+def test_a_second_sender_is_told_that_it_is_busy(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiver, "_READERS_SECONDS", 0.2)
     pair.cycle()
     with Replica.open(pair.root, pair.files).locked(exclusive=True), pytest.raises(errors.Busy):
         pair.cycle()

@@ -297,3 +297,47 @@ def test_a_replica_on_a_read_only_mount(source, tmp_path):
                 whole(point)
     finally:
         subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.sweep(sample=4)
+@pytest.mark.parametrize("seed", range(12))
+def test_holes_are_told_and_right(tmp_path, seed):
+    """Also behind undo deltas and over a head that cycles go on with: a hole of the point is none of its later data."""
+    chance, source = random.Random(seed), Source(tmp_path, seed)
+    for _ in range(3):
+        source.change()
+        source.cycle()
+    for at in ("1", "latest"):
+        with source.open(at) as point:
+            want = source.states[point.point.generation]
+            for _ in range(3):
+                holes = 0
+                start = chance.randrange(len(want))
+                for low, length in ((0, len(want)), (start, chance.randrange(len(want) - start + 1))):
+                    end = low
+                    for extent in point.extents(low, length):
+                        assert extent.start == end and extent.length > 0
+                        end += extent.length
+                        if extent.zero:
+                            holes += extent.length
+                            assert not any(want[extent.start : end]), (at, extent)
+                    assert end == low + length
+                assert holes or len(want) < 2 * MIB
+                source.change()
+                source.cycle()
+            assert whole(point) == want
+
+
+def test_a_terabyte_behind_deltas_is_read_where_it_holds_something(tmp_path):
+    disk, root, size = tmp_path / "disk.raw", tmp_path / "replica", 1 << 40
+    with disk.open("wb") as file:
+        file.truncate(size)
+        for turn in range(4):
+            for at in range(turn, 40, 3):
+                file.seek(at * (size // 41))
+                file.write(b"%d" % turn * 4096)
+            file.flush()
+            engine.replicate(disk, root, history="undo", tracker="scan")
+    with SteadyPoint(Replica.open(str(root)), "2") as point:
+        data = [extent for extent in point.extents(0, size) if not extent.zero]
+        assert 0 < sum(extent.length for extent in data) <= 40 * 2 * 65536

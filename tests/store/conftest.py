@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from azurite.emulator import Azurite, running
+from azurite.emulator import Azurite, configure, running
 from remote.hosting import Site, site
 from store.storekit import azure_store, numbers, s3_server, s3_store
 
@@ -36,13 +36,9 @@ def azurite_https() -> Iterator[Azurite]:
 @pytest.fixture
 def opens(azurite: Azurite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment of this process opens the emulator, and nothing of the machine's does."""
-    for name in list(os.environ):
-        if name.startswith(("AZURE_", "SECONDSITE_STORES")):
-            monkeypatch.delenv(name)
+    configure(azurite, tmp_path, monkeypatch)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     monkeypatch.setenv("SECONDSITE_STATE", str(tmp_path / "state"))
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", azurite.connection_string)
 
 
 @pytest.fixture(scope="session")
@@ -111,10 +107,5 @@ def store(stores: Callable[[], Store]) -> Iterator[Store]:
 @pytest.fixture
 def opens_azure(azurite: Azurite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Azurite:
     """The emulator, reached as a user reaches it: by URL, and what the environment says."""
-    for name in list(os.environ):
-        if name.startswith(("AZURE_", "SECONDSITE_STORES")):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", azurite.connection_string)
+    configure(azurite, tmp_path, monkeypatch)
     return azurite

@@ -64,6 +64,7 @@ def test_a_file_that_took_the_place_is_read_whole(image: Path, tmp_path: Path, c
         assert equal(image, root)
 
 
+@pytest.mark.sweep(sample=1)
 @pytest.mark.parametrize("ended", [False, True])
 def test_who_writes_beside_a_resting_server_costs_a_scan(image: Path, tmp_path: Path, ended: bool) -> None:
     """While no region is active no guest writes; a file whose time moves all the same was written by somebody else."""

@@ -55,8 +55,8 @@ class Server:
 
 
 @pytest.fixture
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("t")
+def folder(short_path: Path) -> Path:
+    return short_path
 
 
 @pytest.fixture
@@ -140,6 +140,18 @@ def test_one_server_an_image(folder: Path, servers: list[Server]) -> None:
     with pytest.raises(errors.Busy, match="another tracking server"):
         engine.track([servers[0].image], socket=str(folder / "other"))
     os.kill(servers[0].process.pid, 0)
+
+
+def test_images_have_one_format_for_all_or_one_each(folder: Path) -> None:
+    raw, vhdx, socket = folder / "a.raw", folder / "b.vhdx", str(folder / "s")
+    raw.write_bytes(bytes(MIB))
+    engine.convert(raw, vhdx, format="vhdx")
+    with engine.track([raw, vhdx], socket=socket, source_format=("raw", "vhdx")) as tracking:
+        assert [one["size"] for one in tracking.status()] == [MIB, MIB]
+    with engine.track([raw, vhdx], socket=socket, source_format="raw") as tracking:
+        assert [one["size"] for one in tracking.status()] == [MIB, vhdx.stat().st_size]
+    with pytest.raises(engine.errors.Usage, match="one each; 3 were given"):
+        engine.track([raw, vhdx], socket=socket, source_format=["raw"] * 3)
 
 
 def test_a_name_that_is_not_utf8_needs_another(folder: Path) -> None:

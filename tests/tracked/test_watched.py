@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from secondsite import engine
+from secondsite.orchestration.bench.process import listening
 
 PROGRAM = str(Path(sysconfig.get_path("scripts"), "secondsite"))
 BLOCK = 16384
@@ -27,10 +28,7 @@ def test_every_point_is_one_instant_and_a_killed_watcher_loses_none(tmp_path: Pa
     server = start("track", disk, "--socket", socket, out=tmp_path / "server")
     watch = ("replicate", disk, root, "--watch", "1", "--block-size", "16K", "--history", "undo", "--json")
     try:
-        deadline = time.monotonic() + 20
-        while not socket.exists():
-            assert server.poll() is None and time.monotonic() < deadline, (tmp_path / "server").read_text()
-            time.sleep(0.02)
+        listening(server, socket)
         watcher = start(*watch, out=out)
         number = 0
         with engine.open_image(f"nbd+unix:///disk.raw?socket={socket}", "rw") as guest:

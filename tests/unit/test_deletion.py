@@ -36,6 +36,16 @@ def test_a_replica_goes_whole_and_only_once(replica: Path) -> None:
     assert engine.delete_replica(replica, replica_id=known) is False
 
 
+def test_what_a_resync_locked_goes_too(tmp_path: Path) -> None:
+    source, made = tmp_path / "vm.raw", tmp_path / "replicas" / "vm"
+    made.parent.mkdir()
+    source.write_bytes(os.urandom(SIZE))
+    engine.replicate(source, made)
+    engine.replicate(source, made, resync=True)
+    assert engine.delete_replica(made, replica_id=identity(made)) is True
+    assert list(made.parent.iterdir()) == []
+
+
 def test_what_is_not_its_own_stays(replica: Path) -> None:
     """Files of others, and what links lead to."""
     known, outside = identity(replica), replica.parent / "outside"

@@ -26,7 +26,7 @@ def test_info_of_a_replica(lab: Any) -> None:
     assert isinstance(info, engine.ReplicaInfo)
     assert (info.kind, info.generation, info.epoch, info.points) == ("replica", 2, 1, 2)
     assert (info.block_size, info.virtual_bytes, info.history) == (BLOCK, 9999, "undo")
-    assert (info.source, info.time, info.warnings) == ("disk", "2026-11-22T09:03:00.000000Z", [])
+    assert (info.source, info.time, info.warnings) == ("disk", "2026-11-22T09:05:00.000000Z", [])
     assert info.head == "/r/head.raw" and len(info.replica_id) == 32
     held = [n for n in lab.files.names if n.endswith((".json", ".undo", ".map"))]
     assert info.stored_bytes == sum(lab.files.size(name) for name in held)
@@ -101,8 +101,8 @@ def test_a_record_that_cannot_be_read_is_listed(lab: Any) -> None:
     assert engine.info("/r", files=lab.files).points == 3
     assert lab.restore("latest") == b"z" * 9999
     assert lab.restore("1") == b"x" * 9999
-    assert lab.restore("2026-11-22T09:04:00") == b"z" * 9999
-    for at in ("2", "2026-11-22T09:03:30"):
+    assert lab.restore("2026-11-22T09:07:00") == b"z" * 9999
+    for at in ("2", "2026-11-22T09:05:30"):
         with pytest.raises(errors.Damaged, match=r"000000000002\.json"):
             lab.restore(at)
 

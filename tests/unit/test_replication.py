@@ -201,9 +201,9 @@ def test_the_time_of_a_point_is_the_callers_clock(lab: Any) -> None:
     lab.cycle(b"x")
     lab.cycle(b"y")
     times = [point.time for point in engine.points("/r", files=lab.files)]
-    # The first look at the clock is for the replica's own birth.
-    assert times == ["2026-11-22T09:02:00.000000Z", "2026-11-22T09:03:00.000000Z"]
-    assert lab.restore("2026-11-22T09:02:30") == b"x"
+    # The first look at the clock is for the replica's own birth; a cycle looks when it begins, and when it was cut.
+    assert times == ["2026-11-22T09:03:00.000000Z", "2026-11-22T09:05:00.000000Z"]
+    assert lab.restore("2026-11-22T09:03:30") == b"x"
 
 
 # -- over a real file system: what lies where ------------------------------------------------------------------

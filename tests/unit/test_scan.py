@@ -242,7 +242,7 @@ def test_short_spans_are_asked_for_together(workers: int, batch_bytes: int) -> N
     assert tally.read_bytes == sum(map(len, sink.blocks.values()))
     assert max(map(len, image.groups)) > 10
     for group in image.groups:
-        assert 2 <= len(group) <= scan.GATHERED and sum(length for _, length in group) <= scan.PIECE_BYTES
+        assert 2 <= len(group) <= scan.GATHERED and sum(length for _, length in group) <= scan.GATHERED_BYTES
 
 
 def test_an_error_of_a_gathered_read_ends_the_pass() -> None:
