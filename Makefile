@@ -3,18 +3,22 @@
 # Variables: PYTHON, the interpreter of .venv; ARGS, more arguments for pytest, the demo or the benchmark;
 # DIST, where `make wheel` puts its result.
 #
-# The tests run in a process for each core, up to four; ARGS='-n 0' runs them in one, which -s and --pdb need.
+# The tests run in a process for each core and one more, up to four, as many of them wait; ARGS='-n 0' runs them in one,
+# which -s and --pdb need.
 
 PY := .venv/bin/python
 ARGS :=
 DIST := dist
 WHEEL_BUILD := build/wheel
 # A worker takes a stretch of neighbouring tests, so that they share fixtures, and then half of what another has left.
-PYTEST := $(PY) -m pytest -n auto --maxprocesses 4 --dist worksteal
+WORKERS := $(shell cores=$$(nproc 2>/dev/null || echo 2); [ $$cores -ge 4 ] && echo 4 || echo $$((cores + 1)))
+PYTEST := $(PY) -m pytest -n $(WORKERS) --dist worksteal
+# Without compiled files each worker and each of the some thousand processes that tests start would compile its modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup test test-all lint types demo demo-azure bench bench-smoke wheel clean
+.PHONY: help setup test test-all lint types demo demo-azure demo-failover bench bench-smoke wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -43,6 +47,9 @@ demo: setup ## the product at work, on this machine
 
 demo-azure: setup ## the same with Azure as the second site (its emulator, which npm brings)
 	$(PY) bench/demo_azure.py $(ARGS)
+
+demo-failover: setup ## a Linux that is drilled, fails over to another site and comes home; as root with networks
+	$(PY) bench/demo_failover.py $(ARGS)
 
 bench: setup ## measure, against other tools and the machine's own limits
 	$(PY) bench/run.py $(ARGS)
