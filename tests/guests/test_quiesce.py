@@ -52,6 +52,7 @@ def start(folder: Path) -> Guest:
 def test_a_guest_is_frozen_for_the_points_that_are_due_and_for_no_other(tmp_path: Path, vault: Database) -> None:
     sockets = f'qmp = "{tmp_path}/vm.qmp"\nguest_agent = "{tmp_path}/vm.agent"'
     bench = Bench(tmp_path, vault, hours=1, machine=sockets)
+    bench.to_span()
     make_disk(tmp_path / "data.raw")
     with start(tmp_path) as guest:
         for _ in range(3):
