@@ -62,9 +62,12 @@ _STEPS: dict[str, dict[State, State]] = {
         state: State.WAITING_FOR_START_RESYNCHRONIZE
         for state in (State.REPLICATING, State.SUSPENDED, State.ERROR, State.RESYNCHRONIZING)
     },
-    "resync": {
+    "resync": {  # R7.9: any time, so that one that began by itself and finds no replica becomes an operator's
         state: State.RESYNCHRONIZING
-        for state in (State.WAITING_FOR_START_RESYNCHRONIZE, State.REPLICATING, State.SUSPENDED, State.ERROR)
+        for state in (
+            State.WAITING_FOR_START_RESYNCHRONIZE, State.REPLICATING, State.SUSPENDED, State.ERROR,
+            State.RESYNCHRONIZING,
+        )
     },
     "cancel resync": {
         State.RESYNCHRONIZING: State.WAITING_FOR_START_RESYNCHRONIZE,

@@ -50,7 +50,8 @@ revision = Table(
 # left the estate has an `ending`, which says what the estate before said of it (ending.py). `active` is the side whose
 # disks are the truth, `direction` leads from the source (forward) or to it (reverse). `failover` and `test` are what is
 # under way (../failover/intent.py), written before anything is done; `away` is the machine as it runs at the target.
-# `at_rest` says how a machine is let go on that stands still around an instant (../protection/rest.py).
+# `at_rest` says how a machine is let go on that stands still around an instant (../protection/rest.py). `anew`:
+# its resync, which an operator asked for, may begin other replicas where those that the item knows are lost.
 item = Table(
     "item", metadata,
     Column("id", String(32), primary_key=True),
@@ -77,6 +78,7 @@ item = Table(
     Column("application", JSON(none_as_null=True)),
     Column("at_rest", JSON(none_as_null=True)),
     Column("tripwire", JSON(none_as_null=True)),
+    Column("anew", Boolean, nullable=False, default=False),
     Column("lease_holder", String(64)),
     Column("lease_until", Float, nullable=False, default=0.0),
     UniqueConstraint("machine"),

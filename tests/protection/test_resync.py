@@ -35,14 +35,6 @@ def lite(tmp_path: Path) -> Iterator[Database]:
         yield made
 
 
-def damaged(bench: Bench) -> None:
-    """What verify finds in a head, the next cycle is told."""
-    replica = Path(bench.item().disks[str(bench.folder / "data.raw")])
-    with (replica / "head.raw").open("r+b") as file:
-        file.write(bytes(range(200)))
-    engine.verify(str(replica))
-
-
 def due(bench: Bench) -> list[State]:
     """What is due is run, as by an orchestrator; the states behind it."""
     found = []
@@ -57,7 +49,7 @@ def test_r7_3_it_begins_by_itself_in_the_window_of_the_source_host(tmp_path: Pat
     """The bench begins at 08:00 UTC, and 22:00 is 21:00 UTC in Berlin."""
     bench = Bench(tmp_path, vault, policy=BERLIN, from_host='zone = "Europe/Berlin"')
     bench.cycle()
-    damaged(bench)
+    bench.damage()
     bench.write()
     bench.cycle()
     item = bench.item()
@@ -75,7 +67,7 @@ def test_an_item_that_is_claimed_outside_its_window_waits_for_the_next_one(tmp_p
     """A window that was changed meanwhile, or an orchestrator that did not run all night."""
     bench = Bench(tmp_path, lite, policy=BERLIN, from_host='zone = "Europe/Berlin"')
     bench.cycle()
-    damaged(bench)
+    bench.damage()
     bench.cycle()
     bench.clock.now += 24 * HOUR
     assert due(bench) == [State.WAITING_FOR_START_RESYNCHRONIZE]

@@ -50,3 +50,42 @@ def test_a_replica_that_is_lost_is_begun_anew_by_a_resync(away: Bench) -> None:
     (found,) = away.points()
     assert (away.item().state, found.number) == (State.REPLICATING, 1)
     assert away.contents(found) == away.source()
+
+
+def test_a_resync_that_began_by_itself_begins_no_other_either(tmp_path: Path, lite: Database) -> None:
+    """The last points of a machine lie in what is away, until an operator says that they are gone."""
+    bench = Bench(tmp_path, lite, policy="resync_window = [00:00:00, 23:59:59]")
+    bench.cycle()
+    bench.damage()
+    bench.clock.now += 3600
+    bench.cycle()
+    assert bench.item().state is State.WAITING_FOR_START_RESYNCHRONIZE
+    (tmp_path / "replicas").rename(tmp_path / "elsewhere")
+    (tmp_path / "replicas").mkdir()
+    for _ in range(2):
+        bench.clock.now += 3600
+        bench.cycle()
+        assert bench.item().state is State.RESYNCHRONIZING
+        assert "is its folder mounted?" in str(bench.item().reason)
+        assert len(bench.points()) == 1 and not list((tmp_path / "replicas").iterdir())
+    shutil.rmtree(tmp_path / "replicas")
+    (tmp_path / "elsewhere").rename(tmp_path / "replicas")
+    bench.clock.now += 3600
+    bench.cycle()
+    assert bench.item().state is State.REPLICATING
+    assert bench.contents(bench.points()[-1]) == bench.source()
+
+
+def test_an_operator_may_say_so_of_a_resync_that_waits_for_its_folder(tmp_path: Path, lite: Database) -> None:
+    bench = Bench(tmp_path, lite, policy="resync_window = [00:00:00, 23:59:59]")
+    bench.cycle()
+    bench.damage()
+    for _ in range(2):
+        bench.clock.now += 3600
+        bench.cycle()
+        shutil.rmtree(tmp_path / "replicas", ignore_errors=True)
+    ledger.act(lite, "app1", "resync", bench.clock.now)
+    bench.cycle()
+    (found,) = bench.points()
+    assert bench.item().state is State.REPLICATING and bench.contents(found) == bench.source()
+    assert not bench.item().anew
