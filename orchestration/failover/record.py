@@ -206,7 +206,7 @@ def _write(
     values: dict[str, Any] = {
         "state": int(after.state), "active": after.active, "direction": after.direction, "failover": kept,
         "epoch": max(intent.epoch, item.epoch), "reason": None, "doing": None, "lease_holder": None,
-        "lease_until": 0.0, "due": at if after.phase is None and _goes_on(after.state) else NEVER,
+        "lease_until": 0.0, "anew": False, "due": at if after.phase is None and _goes_on(after.state) else NEVER,
     }  # fmt: skip
     if after.phase is None:
         values |= {"failures": 0, "sending": True}

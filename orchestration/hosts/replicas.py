@@ -55,7 +55,8 @@ class Pair(Table, frozen=True):
 
 class Replicate(Table, frozen=True):
     """`replica.replicate`: a cycle of all disks at one instant, whose points have the time `at` (ISO 8601; now).
-    `options` are those of engine.replicate that JSON can say; `qmp` and `guest_agent` are of the QEMU that has them.
+    `options` are those of engine.replicate that JSON can say; `qmp` is of the QEMU that has them, `guest_agent` of
+    the guest that is brought to rest around the instant.
     """
 
     disks: tuple[Pair, ...]
@@ -142,14 +143,24 @@ def replicate(arguments: Json, cancel: Cancel) -> Json:
     """`results`: what engine.replicate_together returns, in the order of the disks."""
     said = unpacked(Replicate, arguments)
     common = _checked(said.options)
-    if (qemu := monitored(said.qmp, said.guest_agent, [one.source for one in said.disks])) is not None:
+    if (qemu := monitored(said.qmp, [one.source for one in said.disks])) is not None:
         common["qemu"] = qemu
+    if said.guest_agent is not None:
+        common["quiesce"] = _resting(said.guest_agent)
     if (at := said.at) is not None:
         if at.tzinfo is None:
             raise errors.Usage(f"the time {at.isoformat()} has no zone")
         common["clock"] = lambda: at
     results = engine.replicate_together(list(_disks(said.disks)), cancel=cancel, state=said.state, **common)
     return {"results": [asdict(one) for one in results]}
+
+
+def _resting(agent: str) -> engine.Quiesce:
+    """By a keeper: a guest goes on also where this process is killed."""
+    from secondsite.orchestration.protection import keeper
+    from secondsite.orchestration.protection.rest import Plan
+
+    return lambda: keeper.kept(Plan("", agent=agent))
 
 
 def _disks(said: Iterable[Pair]) -> Iterator[engine.Disk]:

@@ -34,13 +34,13 @@ def status(spec: MachineSpec) -> Status:
     return Status(state, why=why, guest_agent=spec.guest_agent)
 
 
-def monitored(address: str | None, agent: str | None, disks: Iterable[str]) -> engine.Qemu | None:
+def monitored(address: str | None, disks: Iterable[str]) -> engine.Qemu | None:
     """Who is asked for the changes of a machine's disks: the QEMU that its user named. None where nobody listens there
     and a tracking server has all of them, as with a machine that a failover started at home: that server is asked then.
     """
     if address is None or (nobody_listens(address) and all(_served(path) is not None for path in disks)):
         return None
-    return engine.Qemu(address, agent=agent)
+    return engine.Qemu(address)
 
 
 def _monitor(address: str) -> tuple[Running, str, str]:

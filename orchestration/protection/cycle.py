@@ -14,7 +14,7 @@ from secondsite.engine import errors
 from secondsite.orchestration.health.states import State, step
 from secondsite.orchestration.health.statistics import Statistics
 from secondsite.orchestration.health.tripwire import Seen, Tripwire
-from secondsite.orchestration.protection import alarms, grid, leases, ledger, lookup, noting, rest, resyncing, turns
+from secondsite.orchestration.protection import agents, alarms, grid, leases, ledger, lookup, noting, resyncing, turns
 from secondsite.orchestration.protection.application import Application
 from secondsite.orchestration.protection.behind import Behind
 from secondsite.orchestration.protection.elsewhere import at_host, unplugged
@@ -75,7 +75,7 @@ class Cycles:
                 ledger.end(self.database, self.holder, item.id, {"due": at}, since=item.state)
                 return resyncing.Required(f"R7.2: {item.reason or 'a resync is required'}")
             turns.resync(self.database, self.holder, item.id)
-            item = replace(item, state=State.RESYNCHRONIZING)
+            item = replace(item, state=State.RESYNCHRONIZING, anew=False)
         turn = self._turn(item, said, began)
         whole, late = item, self._added(item, said)
         try:
@@ -187,23 +187,28 @@ class Cycles:
         """
         moment = self.clocks.moment()
         timeline = Timeline.begin(moment) if item.timeline is None else item.timeline.reach(moment)
-        asked = rest.plan(said.machine) if item.active == "source" else None
         due = item.application.due(item.id, said.policy.application_consistent, timeline.at)
-        freezing = Freezing(self.database, self.holder, item, asked) if asked and due else None
-        return Turn(began, timeline, freezing if item.state is State.REPLICATING else None)
+        asked = agents.plan(item, said) if due and item.state is State.REPLICATING else None
+        return Turn(began, timeline, Freezing(self.database, self.holder, item, asked) if asked else None)
 
     def _cut(self, item: Held, said: Protected, turn: Turn, cancel: Callable[[], bool]) -> Cut:
-        """From where its machine runs: at the target it has none of the sockets that the estate names."""
-        machine, host, sources = said.machine, said.machine.host, item.sources
+        """From where its machine runs: at the target it has none of the sockets that the estate names. On another host
+        what it took to bring it to rest is not seen here.
+        """
+        machine, host, sources, freezing = said.machine, said.machine.host, item.sources, turn.freezing
         if item.active == "target" and item.away is not None:
             machine, host = unplugged(machine), item.away.host or ""
+        if freezing is not None:
+            machine = msgspec.structs.replace(machine, guest_agent=freezing.plan.agent)
+        worker = at_host(self.worker, said.hosts.get(host))
         disks = {sources[path]: replica for path, replica in item.disks.items()}
-        resyncs = item.state is State.RESYNCHRONIZING  # R7: a replica that is lost is begun anew by that alone
-        cut = at_host(self.worker, said.hosts.get(host)).replicate(
+        cut = worker.replicate(
             machine, disks, said.policy, epoch=item.epoch, resync=self._compares(item),
             clock=self.clocks.datetime, cancel=cancel, quiesce=turn.quiesce,
-            ids={} if resyncs else {sources[path]: known for path, known in item.ids.items()},
+            ids={} if item.anew else {sources[path]: known for path, known in item.ids.items()},
         )  # fmt: skip
+        if freezing is not None and worker is not self.worker:
+            freezing.tried = True
         homes = {source: path for path, source in sources.items()}
         return replace(
             cut, generations={homes[one]: made for one, made in cut.generations.items()},
@@ -275,7 +280,7 @@ class Cycles:
             self._failed(item, said, error, turn)
             return error
         ledger.finish(self.database, self.holder, item.id, {
-            "state": int(state), "due": after.due, "last": turn.began, "failures": 0,
+            "state": int(state), "due": after.due, "last": turn.began, "failures": 0, "anew": False,
             "sending": True, "reason": " ".join(warnings) or None, "timeline": packed(turn.timeline),
             "statistics": msgspec.to_builtins(statistics),
             **({"application_last": turn.began} if cut.application else {}),

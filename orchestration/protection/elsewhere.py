@@ -64,8 +64,8 @@ class _There:
             ],
             "options": {"epoch": epoch, "resync": resync, **options(policy)},
         }  # fmt: skip
-        if machine.qmp is not None:
-            arguments |= {"qmp": machine.qmp, "guest_agent": machine.guest_agent if quiesce is not None else None}
+        arguments["qmp"] = machine.qmp
+        arguments["guest_agent"] = machine.guest_agent if quiesce is not None else None
         told = self._calls.call("replica.replicate", arguments, cancel=cancel)["results"]
         return Cut(
             {source: one["generation"] for source, one in zip(disks, told, strict=True)},

@@ -25,6 +25,7 @@ class Held:
     `disks` and `ids` are the replicas of the direction in which it replicates, by the path of the disk at the source;
     `homes` are those at the target, `backs` and `back_ids` those at the source. `leaving`: replica and id of disks that
     left the machine, and that older points need. `held_until` is when the lease of whoever has it ends, 0 of nobody.
+    `anew`: its resync may begin other replicas.
     """
 
     id: str
@@ -56,6 +57,7 @@ class Held:
     back_ids: Mapping[str, str | None] = field(default_factory=dict)
     leaving: Mapping[str, tuple[str, str | None]] = field(default_factory=dict)
     held_until: float = 0.0
+    anew: bool = False
 
     @property
     def sources(self) -> Mapping[str, str]:

@@ -120,4 +120,5 @@ def _held(row: Any, disks: Sequence[Any]) -> Held:
         _read(row.at_rest, Plan), Tripwire.read(row.tripwire or {}),
         row.active, row.direction, _read(row.failover, Intent), _read(row.test, Test), _read(row.away, Placed),
         homes, backs, back_ids, {disk.path: (disk.replica, disk.replica_id) for disk in gone}, row.lease_until,
+        row.anew,
     )  # fmt: skip

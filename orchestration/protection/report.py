@@ -10,7 +10,7 @@ from secondsite.orchestration.failover.situation import onward, whereabouts
 from secondsite.orchestration.health.outlook import Outlook, outlook
 from secondsite.orchestration.health.rules import Facts, Level, Reason, judge, level
 from secondsite.orchestration.health.states import State
-from secondsite.orchestration.protection import alarms, leases, lookup, rest
+from secondsite.orchestration.protection import agents, alarms, leases, lookup
 from secondsite.orchestration.protection.item import Held, Made
 from secondsite.orchestration.protection.said import Protected, protected
 from secondsite.orchestration.retention.decision import Kept, decide
@@ -131,8 +131,9 @@ def _unmade(item: Held, said: Protected | None) -> str | None:
     """Why the application-consistent point is not there that the policy asks for (R4.4)."""
     if said is None or not said.policy.application_consistent or not item.state.cycles:
         return None
-    if rest.plan(said.machine) is None:
-        return "the machine has neither guest_agent nor quiesce"
+    if not agents.restable(item, said):
+        lacks = "neither guest_agent nor quiesce" if item.active == "source" else "no guest_agent where it runs now"
+        return f"the machine has {lacks}"
     return (item.application.why or "it failed") if item.application.tries else None
 
 
@@ -165,7 +166,7 @@ def retention(
     if not held:
         return
     points, every, skew = [one.point() for one in held], said.every * SECOND, _skew(held[-1])
-    rests = item.active == "source" and rest.plan(said.machine) is not None
+    rests = agents.restable(item, said)
     hours, marks = said.policy.application_consistent if rests else 0, item.application
     if at is not None:
         for point in _until(points[-1], every, _micro(at) - skew):

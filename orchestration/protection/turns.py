@@ -53,10 +53,10 @@ def forget(database: Database, holder: str, item: str, numbers: Sequence[int]) -
 
 
 def resync(database: Database, holder: str, item: str) -> None:
-    """A resync that was required begins. Raises Refused where the lease was lost, or somebody was faster."""
+    """A resync that was required begins by itself. Raises Refused where the lease was lost, or somebody was faster."""
     with database.begin() as connection:
         waits = _ITEM.c.state == int(State.WAITING_FOR_START_RESYNCHRONIZE)
-        ours(connection, holder, item, {"state": int(State.RESYNCHRONIZING), "doing": "resync"}, waits)
+        ours(connection, holder, item, {"state": int(State.RESYNCHRONIZING), "doing": "resync", "anew": False}, waits)
 
 
 def stopped(database: Database, running: Mapping[str, State]) -> set[str]:

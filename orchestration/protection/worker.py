@@ -219,7 +219,7 @@ class EngineWorker:
 
     def _options(self, machine: Machine, disks: Iterable[str], policy: Policy) -> dict[str, Any]:
         said = options(policy)
-        if (qemu := monitored(machine.qmp, None, disks)) is not None:
+        if (qemu := monitored(machine.qmp, disks)) is not None:
             said["qemu"] = qemu
         return said
 
@@ -316,7 +316,7 @@ class EngineWorker:
             pass
 
     def release(self, disk: str, replica_id: str, qmp: str | None) -> None:
-        engine.stop_following(disk, replica_id, qemu=monitored(qmp, None, [disk]))
+        engine.stop_following(disk, replica_id, qemu=monitored(qmp, [disk]))
 
     def delete(self, replica: str, replica_id: str, epoch: int) -> None:
         engine.delete_replica(replica, replica_id=replica_id, epoch=epoch, state=self.state)

@@ -145,7 +145,7 @@ def test_what_we_started_is_cut_by_its_server_though_its_user_named_a_monitor(ma
     EngineWorker().replicate(estates, {str(disk): replica}, policy, epoch=1, resync=False, clock=now, cancel=bool)
     assert first["tracker"] == "nbd" and len(engine.points(replica)) == 1
     with qemu(make_disk(disk.with_name("another.raw"))):
-        assert foreign.monitored(monitor, "agent", [str(disk)]) == engine.Qemu(monitor, agent="agent")
+        assert foreign.monitored(monitor, [str(disk)]) == engine.Qemu(monitor)
     one.kill()
     one.remove()
     with pytest.raises(errors.Busy, match="cannot connect"):

@@ -35,11 +35,9 @@ def log(folder: Path) -> list[str]:
 
 
 def bench(folder: Path, vault: Database, before: str = "true", **more: str) -> Bench:
-    """Its span of an hour has just begun, which each item has at a time of its own, and its monitoring interval has not
-    long (R8.5).
-    """
+    """Its span has just begun, and its monitoring interval has not long (R8.5)."""
     made = Bench(folder, vault, additional=3, hours=1, machine=quiesce(folder, before, **more))
-    made.clock.now += 2 * HOUR - (made.clock.now + HOUR * (zlib.crc32(made.item().id.encode()) / 2**32)) % HOUR + 1
+    made.to_span()
     return made
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -148,6 +149,17 @@ class Bench:
 
     def source(self) -> dict[str, bytes]:
         return {path: Path(path).read_bytes() for path in self.item().disks}
+
+    def to_span(self) -> None:
+        """To the beginning of a span of its application-consistent points, one an hour: each item has its own."""
+        self.clock.now += 2 * HOUR - (self.clock.now + HOUR * (zlib.crc32(self.item().id.encode()) / 2**32)) % HOUR + 1
+
+    def damage(self) -> None:
+        """A head that is not what it was; what verify finds in it, the next cycle is told."""
+        replica = Path(self.item().disks[str(self.folder / "data.raw")])
+        with (replica / "head.raw").open("r+b") as file:
+            file.write(bytes(range(200)))
+        engine.verify(str(replica))
 
 
 @pytest.fixture

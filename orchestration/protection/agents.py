@@ -1,0 +1,49 @@
+"""How a machine is brought to rest where it runs now (R4).
+
+At home it is by what the estate says. What a failover started, there or at home again, is a QEMU with a socket of its
+own for the agent in its guest: only its host knows which.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from secondsite.engine import errors
+from secondsite.orchestration.protection import rest
+from secondsite.orchestration.protection.elsewhere import unplugged
+from secondsite.orchestration.protection.item import Held
+from secondsite.orchestration.protection.rest import Plan
+from secondsite.orchestration.protection.said import Protected
+
+_ANSWER_SECONDS = 10.0
+
+
+def restable(item: Held, said: Protected) -> bool:
+    """Is there anything that could, as far as can be told without asking?"""
+    if item.active == "source":
+        return rest.plan(said.machine) is not None
+    return said.machine.guest_agent is not None and item.away is not None and item.away.spec is not None
+
+
+def plan(item: Held, said: Protected) -> Plan | None:
+    """As rest.plan, by the agent that its host names. Its user's commands are for where the estate has it."""
+    machine = said.machine if item.active == "source" else unplugged(said.machine)
+    # A first epoch has no failover behind it.
+    if item.epoch > 1 and restable(item, said) and said.machine.guest_agent is not None:
+        machine = msgspec.structs.replace(machine, guest_agent=_named(item, said) or machine.guest_agent)
+    return rest.plan(machine)
+
+
+def _named(item: Held, said: Protected) -> str | None:
+    """None where its host does not tell."""
+    from secondsite.orchestration.failover.machines import Known
+    from secondsite.orchestration.mapping.explain import Mapper
+
+    known = Known(Mapper.of(said.index.estate), said.pair, said.item, said.machine)
+    try:
+        placed = known.home() if item.active == "source" else item.away
+        found = {} if placed is None else known.ask(placed, "status", within=_ANSWER_SECONDS)
+    except errors.Error:
+        return None
+    agent = found.get("guest_agent")
+    return agent if isinstance(agent, str) else None
