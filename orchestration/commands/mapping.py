@@ -12,6 +12,7 @@ from secondsite.orchestration import output
 from secondsite.orchestration.commands.options import json_option
 
 if TYPE_CHECKING:
+    from secondsite.orchestration.estate.model import Machine
     from secondsite.orchestration.mapping.placement import Chosen, Placement
 
 
@@ -56,13 +57,13 @@ def explain(machine: str, estate: str, as_json: bool) -> None:
     if as_json:
         output.print_json({**asdict(placed), "problems": placed.all_problems})
     else:
-        _print(placed)
+        _print(placed, found[2])
     if placed.all_problems:
         output.complain(f"{machine}: the failover would fail: {placed.all_problems[0]}")
         click.get_current_context().exit(errors.Refused.exit_code)
 
 
-def _print(placed: Placement) -> None:
+def _print(placed: Placement, machine: Machine) -> None:
     rows: list[tuple[str, ...]] = [("host", *_cells(placed.host))] if placed.host else []
     for number, card in enumerate(placed.connections, 1):
         for what in ("network", "subnet", "address"):
@@ -71,6 +72,9 @@ def _print(placed: Placement) -> None:
                 rows.append((f"card {number} {what}", *_cells(chosen)))
         if card.problem:
             rows.append((f"card {number}", "FAILS", *card.problem.split(": ", 1)))
+    has = len(placed.connections)
+    missing = range(has + 1, len(machine.nics) + 1)
+    rows += [(f"card {number}", "-", "R11.9", f"the machine there has {has}") for number in missing]
     rows += [(f"disk {path}", *_cells(chosen)) for path, chosen in placed.disks.items()]
     rows += [("", "FAILS", *problem.split(": ", 1)) for problem in placed.problems]
     click.echo(output.table(("WHAT", "WHERE", "RULE", "WHY"), rows))

@@ -279,6 +279,7 @@ class Protection(Table, frozen=True):
 class Item(Table, frozen=True):
     """A protected machine. Network and subnet are its own where no mapping decides (S1). `medium` is the folder of its
     first copy by medium, `existing` the copies that lie at the target already, in the order of its disks (R5.1).
+    `cards` is how many network cards the target's size of machine has (R11.9), None: as many as the machine.
     """
 
     machine: str
@@ -286,6 +287,7 @@ class Item(Table, frozen=True):
     network: str | None = None
     subnet: str | None = None
     target_name: str | None = None
+    cards: int | None = None
     medium: str | None = None
     existing: tuple[str, ...] = ()
 

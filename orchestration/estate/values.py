@@ -213,7 +213,7 @@ _RULES: Mapping[type[Table], Mapping[str, Check]] = {
         **dict.fromkeys(("copy_frequency", "hours", "additional", "application_consistent"), _number(-_EXACT, _EXACT)),
         "rpo_threshold": _number(1, _EXACT), "drill_days": _number(0, 3650), "limit": _argument,
     },
-    Item: {"medium": _argument, "existing": _many(_argument)},
+    Item: {"cards": _number(0, 64), "medium": _argument, "existing": _many(_argument)},
     Step: {"script": _command, "manual": _text, "http": _argument, "seconds": _number(-_EXACT, _EXACT)},
 }  # fmt: skip
 

@@ -120,7 +120,7 @@ class Known:
             return self._in_azure((), number, test=True)
         back = held.direction == "reverse"
         host = self.host(self.machine.host) if back else self.target(held)
-        cards = connections.unconnected(self.machine)
+        cards = connections.unconnected(self.machine, self.item.cards)
         if network != "none":
             cards = self._tested(network, group or number, host, frozenset(taken))
         disks = self._over(held.disks, point, host)

@@ -42,11 +42,11 @@ class Mapper:
                     return pair, item, machine
         return None
 
-    def place(self, pair: Pair, item: Item, machine: Machine, facts: Facts, *, cards: int | None = None) -> Placement:
+    def place(self, pair: Pair, item: Item, machine: Machine, facts: Facts) -> Placement:
         """Where a machine of a pair goes."""
         profile = self.index.estate.vault.profile
         cell = matrix.load().by_id("network-mapping").cell(pair.protection.scenario, profile)
-        made = networks.connect(item, machine, cell, self.index.tables["network"], self.network, facts, most=cards)
+        made = networks.connect(item, machine, cell, self.index.tables["network"], self.network, facts)
         if pair.target.account is not None:
             url = pair.target.account.url
             kept = [disk for disk in machine.disks if not disk.exclude]

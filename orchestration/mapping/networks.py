@@ -11,16 +11,14 @@ from secondsite.orchestration.scenarios.matrix import Cell
 
 
 def connect(
-    item: Item, machine: Machine, cell: Cell, networks: Mapping[str, Network], mapped: Mapping[str, str], facts: Facts,
-    *, most: int | None = None,
-) -> list[Connection]:  # fmt: skip
-    """Each card of a machine. `mapped` leads from a source network to a target network; `most` is how many cards the
-    target's size of machine has (R11.9).
+    item: Item, machine: Machine, cell: Cell, networks: Mapping[str, Network], mapped: Mapping[str, str], facts: Facts
+) -> list[Connection]:
+    """Each card of a machine that the target's size of machine has (R11.9). `mapped` leads from a source network to a
+    target network.
     """
-    cards = machine.nics[: len(machine.nics) if most is None else most]
     taken = set(facts.taken)
     made = []
-    for nic in cards:
+    for nic in machine.nics[: item.cards]:
         found = _connect(item, nic, cell, networks, mapped, taken)
         if found.address is not None and found.address.value is not None:
             taken.add(found.address.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "estate"))
 import samples
 
 MIB = 1 << 20
+ITEM = 'protection = "london-to-azure"\n'
 
 
 def place(scenario: str, machine: str, *edits: tuple[str, str], facts: Facts | None = None) -> Placement:
@@ -102,6 +104,17 @@ azure = true
 source = "lab"
 target = "azure-lab"
 """
+
+
+def test_r11_9_a_smaller_machine_is_not_refused_for_cards_that_it_does_not_have(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, text = tmp_path / "estate.toml", samples.text("S4")
+    wanted = '{ network = "prod", subnet = "servers", address = "10.1.0.11" }'
+    small = text.replace(wanted, '{ network = "prod" }, { network = "lab" }').replace(ITEM, f"{ITEM}cards = 1\n")
+    path.write_text(small + SECOND)
+    assert cli.run(["mapping", "explain", "web1", "--estate", str(path)]) == 0
+    assert re.search(r"card 2 +- +R11.9 +the machine there has 1\n", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(("rule", "card", "told"), [
