@@ -22,7 +22,8 @@ def restable(item: Held, said: Protected) -> bool:
     """Is there anything that could, as far as can be told without asking?"""
     if item.active == "source":
         return rest.plan(said.machine) is not None
-    return said.machine.guest_agent is not None and item.away is not None and item.away.spec is not None
+    spec = item.away.spec if item.away is not None else None
+    return said.machine.guest_agent is not None and spec is not None and spec.hypervisor != "external"
 
 
 def plan(item: Held, said: Protected) -> Plan | None:
