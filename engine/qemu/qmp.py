@@ -93,7 +93,7 @@ class Monitor:
                     self._event(answer)
                 elif "return" in answer or "error" in answer:
                     return self._answer(command, answer)
-                else:
+                elif "QMP" not in answer:  # one that was just started greets twice, seldom
                     raise self._lines.end("it sent neither an answer nor an event")
 
     def _event(self, answer: Json) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -249,6 +250,7 @@ def test_a_damaged_image(shell: Shell, disk: Path, tmp_path: Path) -> None:
     for offset in (64 << 10, 128 << 10):
         data[offset : offset + 100] = bytes(100)
     path.write_bytes(data)
+    time.sleep(0.05)  # what was written just now may be in the midst of it
     for command in (("check", path), ("info", path), ("map", path), ("replicate", path, tmp_path / "r")):
         assert str(path) in fails(shell, DAMAGED, *command)
 

@@ -49,12 +49,12 @@ def test_a_monitor_that_another_client_has_is_busy(daemon: Callable[..., Daemon]
         Monitor.connect(str(made.socket), 0.2)
 
 
-def answers(*lines: bytes) -> Callable[[socket.socket], None]:
+def answers(*lines: bytes, greetings: int = 1) -> Callable[[socket.socket], None]:
     """Greet, agree on the capabilities, and send these for the next command."""
 
     def talk(sock: socket.socket) -> None:
         with sock.makefile("rb") as asked:
-            sock.sendall(GREETING)
+            sock.sendall(GREETING * greetings)
             number = json.loads(asked.readline())["id"]
             sock.sendall(b'{"return": {}, "id": %d}\n' % number)
             asked.readline()
@@ -129,6 +129,14 @@ def test_an_answer_has_a_deadline(tmp_path: Path, how: str) -> None:
             monitor.run("query-block")
         assert time.monotonic() - began < 5
     ended.set()
+    peer.close()
+
+
+def test_one_that_greets_twice(tmp_path: Path) -> None:
+    """As a QEMU does, seldom, that is connected to in the moment in which it starts."""
+    peer = Peer(tmp_path / "peer.sock", answers(GREETING, b'{"return": [{}], "id": 2}\n', greetings=2))
+    with Monitor.connect(str(peer.path), 10) as monitor:
+        assert monitor.version == (9, 2) and monitor.listed("query-block") == [{}]
     peer.close()
 
 
