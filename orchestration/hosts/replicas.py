@@ -20,6 +20,7 @@ from secondsite.orchestration.estate.model import Table
 from secondsite.orchestration.hosts.operations import Cancel, Json
 from secondsite.orchestration.hosts.spec import unpacked
 from secondsite.orchestration.hypervisors.foreign import monitored
+from secondsite.orchestration.protection.rest import Plan
 
 
 class Fence(Table, frozen=True):
@@ -55,15 +56,15 @@ class Pair(Table, frozen=True):
 
 class Replicate(Table, frozen=True):
     """`replica.replicate`: a cycle of all disks at one instant, whose points have the time `at` (ISO 8601; now).
-    `options` are those of engine.replicate that JSON can say; `qmp` is of the QEMU that has them, `guest_agent` of
-    the guest that is brought to rest around the instant.
+    `options` are those of engine.replicate that JSON can say; `qmp` is of the QEMU that has them, and `rest` says
+    what brings their machine to rest around the instant (R4).
     """
 
     disks: tuple[Pair, ...]
     options: dict[str, Any] = msgspec.field(default_factory=dict)
     at: datetime.datetime | None = None
     qmp: str | None = None
-    guest_agent: str | None = None
+    rest: Plan | None = None
     state: str | None = None
 
 
@@ -145,8 +146,8 @@ def replicate(arguments: Json, cancel: Cancel) -> Json:
     common = _checked(said.options)
     if (qemu := monitored(said.qmp, [one.source for one in said.disks])) is not None:
         common["qemu"] = qemu
-    if said.guest_agent is not None:
-        common["quiesce"] = _resting(said.guest_agent)
+    if said.rest is not None:
+        common["quiesce"] = _resting(said.rest)
     if (at := said.at) is not None:
         if at.tzinfo is None:
             raise errors.Usage(f"the time {at.isoformat()} has no zone")
@@ -155,12 +156,11 @@ def replicate(arguments: Json, cancel: Cancel) -> Json:
     return {"results": [asdict(one) for one in results]}
 
 
-def _resting(agent: str) -> engine.Quiesce:
+def _resting(plan: Plan) -> engine.Quiesce:
     """By a keeper: a guest goes on also where this process is killed."""
     from secondsite.orchestration.protection import keeper
-    from secondsite.orchestration.protection.rest import Plan
 
-    return lambda: keeper.kept(Plan("", agent=agent))
+    return lambda: keeper.kept(plan)
 
 
 def _disks(said: Iterable[Pair]) -> Iterator[engine.Disk]:

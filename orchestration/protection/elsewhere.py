@@ -10,6 +10,7 @@ import msgspec
 
 from secondsite.orchestration import hosts
 from secondsite.orchestration.estate.model import Host, Machine, Policy
+from secondsite.orchestration.protection import rest
 from secondsite.orchestration.protection.worker import (
     FRESH,
     Cut,
@@ -51,9 +52,8 @@ class _There:
         clock: Callable[[], datetime.datetime], cancel: Callable[[], bool], quiesce: Quiesce | None = None,
         ids: Mapping[str, str | None] = {},
     ) -> Cut:  # fmt: skip
-        """As the engine's worker does it here. A guest agent brings the machine to rest; commands around that are for
-        machines of this host alone. When it was cut the clock there tells (R2.1). Raises Unreachable where the host
-        does not answer.
+        """As the engine's worker does it here: what brings its machine to rest is there, and so is the clock that tells
+        when it was cut (R2.1). Raises Unreachable where the host does not answer.
         """
         arguments: dict[str, Any] = {
             "disks": [
@@ -62,10 +62,9 @@ class _There:
                 }}
                 for source, replica in disks.items()
             ],
-            "options": {"epoch": epoch, "resync": resync, **options(policy)},
+            "options": {"epoch": epoch, "resync": resync, **options(policy)}, "qmp": machine.qmp,
+            "rest": msgspec.to_builtins(rest.plan(machine)) if quiesce is not None else None,
         }  # fmt: skip
-        arguments["qmp"] = machine.qmp
-        arguments["guest_agent"] = machine.guest_agent if quiesce is not None else None
         told = self._calls.call("replica.replicate", arguments, cancel=cancel)["results"]
         return Cut(
             {source: one["generation"] for source, one in zip(disks, told, strict=True)},

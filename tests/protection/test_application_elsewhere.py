@@ -12,7 +12,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "qemu"))
 
 from qemukit import ScriptedAgent
-from test_cycles import Bench
+from test_application import log, quiesce
+from test_cycles import HOUR, Bench
 
 from secondsite.orchestration.estate.model import Host
 from secondsite.orchestration.hosts.reaching import reach
@@ -28,9 +29,8 @@ def there(short_path: Path, lite: Database, monkeypatch: pytest.MonkeyPatch) -> 
     """A machine with a guest agent, on a host that is called as if it were another one."""
     monkeypatch.setattr(elsewhere.hosts, "reach", lambda host: reach(Host("here")))
 
-    def make() -> Bench:
-        agent = f'guest_agent = "{short_path}/agent"'
-        return Bench(short_path, lite, hours=1, machine=agent, from_host='reach = ["there"]')
+    def make(machine: str = f'guest_agent = "{short_path}/agent"') -> Bench:
+        return Bench(short_path, lite, hours=1, machine=machine, from_host='reach = ["there"]')
 
     return make
 
@@ -75,3 +75,14 @@ def test_one_that_fails_is_told_and_tried_again_so_often(there: Make) -> None:
     assert row.application_failed == MOST_TRIES
     assert any(one.rule == "R4.4" and "no room" in one.words for one in row.reasons), row.reasons
     made.close()
+
+
+def test_its_users_commands_run_on_its_host(there: Make, short_path: Path) -> None:
+    bench = there(quiesce(short_path, "true"))
+    bench.cycle()
+    bench.to_span()
+    for count in (1, 2):
+        cycles(bench, 3)
+        assert log(short_path) == ["app1 before", "app1 after"] * count
+        assert bench.item().application.made is not None and not bench.item().application.tries
+        bench.clock.now += HOUR
