@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from secondsite.orchestration.retention.timeline import Moment, Timeline
 from secondsite.orchestration.vault import schema
 from secondsite.orchestration.vault.database import Database
 from secondsite.orchestration.vault.ending import Ending
+from secondsite.orchestration.vault.sound import sound
 
 _ITEM, _DISK, _POINT = schema.item, schema.disk, schema.point
 
@@ -82,21 +84,32 @@ def _points(
     chosen = select(_POINT).where(
         _POINT.c.item == item, _POINT.c.dropped.is_(dropped), _POINT.c.direction == (direction or now)
     )  # fmt: skip
-    rows = connection.execute(chosen.order_by(_POINT.c.number.desc()).limit(most))
+    rows = sound(_POINT, connection.execute(chosen.order_by(_POINT.c.number.desc()).limit(most)))
     return [
         Made(
-            row.number, row.time, row.at, row.application, row.pinned, row.generations, row.changed_bytes,
+            row.number, _time(row.time), row.at, row.application, row.pinned, row.generations, row.changed_bytes,
             row.direction,
         ) for row in rows
     ][::-1]  # fmt: skip
 
 
+def _time(said: str) -> str:
+    try:
+        datetime.datetime.fromisoformat(said)
+    except ValueError as error:
+        raise msgspec.ValidationError(f"point.time: {error}") from None
+    return said
+
+
 def _held_all(rows: Sequence[Any], disks: Iterable[Any]) -> list[Held]:
-    of: dict[str, list[Any]] = {row.id: [] for row in rows}
-    for disk in disks:
+    of: dict[str, list[Any]] = {row.id: [] for row in sound(_ITEM, rows)}
+    for disk in sound(_DISK, disks):
         if disk.item in of:
             of[disk.item].append(disk)
-    return [_held(row, of[row.id]) for row in rows]
+    try:
+        return [_held(row, of[row.id]) for row in rows]
+    except (KeyError, TypeError, ValueError) as error:
+        raise msgspec.ValidationError(f"an item: {error}") from error
 
 
 def _read(said: Any, kind: type[Any]) -> Any:
