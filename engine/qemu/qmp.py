@@ -93,8 +93,8 @@ class Monitor:
                     self._event(answer)
                 elif "return" in answer or "error" in answer:
                     return self._answer(command, answer)
-                elif "QMP" not in answer:  # one that was just started greets twice, seldom
-                    raise self._lines.end("it sent neither an answer nor an event")
+                elif "QMP" not in answer or command != "qmp_capabilities":  # one that was just started may greet twice
+                    raise self._lines.end(f"it sent neither an answer nor an event: {str(answer)[:60]}")
 
     def _event(self, answer: Json) -> None:
         data = answer.get("data", {})

@@ -144,7 +144,7 @@ def look(job: Job) -> None:
     if job.here.spec is not None and job.intent.kind != "unplanned":
         looking.at_target(job.known, job.item, None, cancel, job.state)
     if made is not None:
-        looking.point(home_host(job), made, job.replicas, cancel)
+        looking.point(home_host(job), made, job.replicas, cancel, ids=job.item.back_ids)
 
 
 def _verify(job: Job, made: Made) -> None:

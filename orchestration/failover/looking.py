@@ -19,14 +19,17 @@ _HERE = Host("this host")
 
 def point(
     host: Host | None, made: Made | None, replicas: Mapping[str, str], cancel: Callable[[], bool],
-    state: str | None = None, *, epoch: int | None = None,
+    state: str | None = None, *, epoch: int | None = None, ids: Mapping[str, str | None] | None = None,
 ) -> None:  # fmt: skip
     """As `whole`, of every disk, by its path, whose replica this host has; one in a store is asked by ourselves.
-    Without a point they are only opened: R9.14, with the key that is theirs. `epoch` is the one that they come to.
-    Raises what asking does, too.
+    Without a point they are only opened: R9.14, with the key that is theirs. `epoch` is the one that they come to,
+    `ids` are those that the vault knows. Raises what asking does, too.
     """
     for path, replica in replicas.items():
         told = _told(host, replica, cancel, state)
+        found, known = told["info"]["replica_id"], (ids or {}).get(path)
+        if known not in (None, found):
+            raise errors.Refused(f"is replica {found}, and not {known}, which its points are of", path=replica)
         if epoch is not None:
             _fenced(replica, told["info"]["epoch"], epoch)
         if made is not None:
@@ -43,7 +46,8 @@ def at_target(
     epoch: int | None = None,
 ) -> None:  # fmt: skip
     """Of the replicas that it would run from there. Raises as `point`."""
-    point(_target(known, item), made, item.homes, cancel, state, epoch=epoch)
+    ids = item.ids if item.direction == "forward" else None
+    point(_target(known, item), made, item.homes, cancel, state, epoch=epoch, ids=ids)
 
 
 def not_gone(known: Known, item: Held, cancel: Callable[[], bool]) -> None:

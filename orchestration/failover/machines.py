@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
+import msgspec
+
 from secondsite.engine import errors
 from secondsite.orchestration import hosts
 from secondsite.orchestration.estate.model import Disk, Estate, Host, Item, Machine, Network
@@ -120,9 +122,10 @@ class Known:
             return self._in_azure((), number, test=True)
         back = held.direction == "reverse"
         host = self.host(self.machine.host) if back else self.target(held)
-        cards = connections.unconnected(self.machine, self.item.cards)
+        item = msgspec.structs.replace(self.item, cards=None) if back else self.item  # R11.9 is of the target
+        cards = connections.unconnected(self.machine, item.cards)
         if network != "none":
-            cards = self._tested(network, group or number, host, frozenset(taken))
+            cards = self._tested(item, network, group or number, host, frozenset(taken))
         disks = self._over(held.disks, point, host)
         return Placed({}, host.name, self._spec(host, f"{host.run}/{number}", disks, cards, own=False, test=True))
 
@@ -198,14 +201,14 @@ class Known:
             guest_agent=machine.guest_agent if own else None, alone=folder != host.run,
         )  # fmt: skip
 
-    def _tested(self, network: str, group: str, host: Host, taken: frozenset[str]) -> Cards:
+    def _tested(self, item: Item, network: str, group: str, host: Host, taken: frozenset[str]) -> Cards:
         """With the addresses that it would have there, as long as no other test has them (R9.4)."""
         mapper = self.mapper
         if network != "isolated":
             if network not in self.networks:
                 raise errors.Refused(f"R9.2: there is no network {network!r} in the estate")
             mapper = connections.onto(mapper, network)
-        made = mapper.place(self.pair, self.item, self.machine, Facts(taken)).connections
+        made = mapper.place(self.pair, item, self.machine, Facts(taken)).connections
         if network == "isolated":
             cards = connections.isolated(self.machine, made, self.networks, group, host.namespace)
         else:

@@ -51,6 +51,7 @@ OPERATIONS = {
     "replica.fence": Operation("hosts.replicas", "fence", keyed=True),
     "replica.adopt": Operation("hosts.replicas", "adopt", _DAY, keyed=True),
     "replica.replicate": Operation("hosts.replicas", "replicate", _DAY, keyed=True),
+    "replica.go-on": Operation("hosts.replicas", "go_on", 300.0),
     "replica.prune": Operation("hosts.replicas", "prune", 3600.0, keyed=True),
     "replica.delete": Operation("hosts.replicas", "delete", 3600.0, keyed=True),
     "replica.points": Operation("hosts.replicas", "points", keyed=True),

@@ -8,8 +8,9 @@ from __future__ import annotations
 import datetime
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ from secondsite.orchestration.estate.model import Table
 from secondsite.orchestration.hosts.operations import Cancel, Json
 from secondsite.orchestration.hosts.spec import unpacked
 from secondsite.orchestration.hypervisors.foreign import monitored
+from secondsite.orchestration.protection import rest
 from secondsite.orchestration.protection.rest import Plan
 
 
@@ -66,6 +68,12 @@ class Replicate(Table, frozen=True):
     qmp: str | None = None
     rest: Plan | None = None
     state: str | None = None
+
+
+class GoOn(Table, frozen=True):
+    """`replica.go-on`: let a machine go on whose cycle ended while it was at rest."""
+
+    rest: Plan
 
 
 class Prune(Table, frozen=True):
@@ -141,26 +149,35 @@ def old_disk(path: str) -> str:
 
 
 def replicate(arguments: Json, cancel: Cancel) -> Json:
-    """`results`: what engine.replicate_together returns, in the order of the disks."""
+    """`results`: what engine.replicate_together returns, in the order of the disks; `thawed`: their machine goes on."""
     said = unpacked(Replicate, arguments)
     common = _checked(said.options)
     if (qemu := monitored(said.qmp, [one.source for one in said.disks])) is not None:
         common["qemu"] = qemu
+    rests = list[engine.Freeze]()
     if said.rest is not None:
-        common["quiesce"] = _resting(said.rest)
+        common["quiesce"] = partial(_resting, said.rest, rests)
     if (at := said.at) is not None:
         if at.tzinfo is None:
             raise errors.Usage(f"the time {at.isoformat()} has no zone")
         common["clock"] = lambda: at
     results = engine.replicate_together(list(_disks(said.disks)), cancel=cancel, state=said.state, **common)
-    return {"results": [asdict(one) for one in results]}
+    return {"results": [asdict(one) for one in results], "thawed": all(one.thawed for one in rests)}
 
 
-def _resting(plan: Plan) -> engine.Quiesce:
-    """By a keeper: a guest goes on also where this process is killed."""
+@contextmanager
+def _resting(plan: Plan, rests: list[engine.Freeze]) -> Iterator[engine.Freeze]:
+    """By a keeper: a guest goes on also where this process is killed. How it went is added to `rests`."""
     from secondsite.orchestration.protection import keeper
 
-    return lambda: keeper.kept(plan)
+    with keeper.kept(plan) as found:
+        rests.append(found)
+        yield found
+
+
+def go_on(arguments: Json, cancel: Cancel) -> Json:
+    """`problem`: what went wrong, or null."""
+    return {"problem": rest.go_on(unpacked(GoOn, arguments).rest)}
 
 
 def _disks(said: Iterable[Pair]) -> Iterator[engine.Disk]:

@@ -1,7 +1,7 @@
 """How a machine is brought to rest where it runs now (R4).
 
 At home it is by what the estate says. What a failover started, there or at home again, is a QEMU with a socket of its
-own for the agent in its guest: only its host knows which.
+own for the agent in its guest. Whether it is that at home only its host knows.
 """
 
 from __future__ import annotations
@@ -31,19 +31,26 @@ def plan(item: Held, said: Protected) -> Plan | None:
     machine = said.machine if item.active == "source" else unplugged(said.machine)
     # A first epoch has no failover behind it.
     if item.epoch > 1 and restable(item, said) and said.machine.guest_agent is not None:
-        machine = msgspec.structs.replace(machine, guest_agent=_named(item, said) or machine.guest_agent)
+        machine = msgspec.structs.replace(machine, guest_agent=_there(item) or _at_home(said) or machine.guest_agent)
     return rest.plan(machine)
 
 
-def _named(item: Held, said: Protected) -> str | None:
+def _there(item: Held) -> str | None:
+    """That of the machine at the target."""
+    from secondsite.orchestration.hypervisors.folder import Folder
+
+    placed = item.away if item.active == "target" else None
+    return Folder(placed.spec).file("agent") if placed is not None and placed.spec is not None else None
+
+
+def _at_home(said: Protected) -> str | None:
     """None where its host does not tell."""
     from secondsite.orchestration.failover.machines import Known
     from secondsite.orchestration.mapping.explain import Mapper
 
     known = Known(Mapper.of(said.index.estate), said.pair, said.item, said.machine)
     try:
-        placed = known.home() if item.active == "source" else item.away
-        found = {} if placed is None else known.ask(placed, "status", within=_ANSWER_SECONDS)
+        found = known.ask(known.home(), "status", within=_ANSWER_SECONDS)
     except errors.Error:
         return None
     agent = found.get("guest_agent")

@@ -88,14 +88,15 @@ class Cycles:
             self._look(item)
             before = self._before(item)
             cut = self._cut(item, said, turn, cancel)
-            self._in_order(item, cut, before)
+            ids = self._identify(item, cut)
+            self._in_order(item, cut, before, ids)
+            self._know(item, ids)
         except errors.Cancelled:
             ledger.end(self.database, self.holder, item.id, {})
             raise
         except errors.Error as error:
             self._failed(item, said, error, turn)
             return error
-        ids = self._identify(item, cut)
         told = self._joining.begin(whole, said, late) if late else []
         self._leave(item, said)
         return self._done(item, said, replace(cut, warnings=(*cut.warnings, *told)), ids, turn)
@@ -142,13 +143,16 @@ class Cycles:
             return self.worker.generations(replica)
         return set()
 
-    def _in_order(self, item: Held, cut: Cut, before: Mapping[str, set[int]] | None) -> None:
-        """R7.1f: a replica that was put back to an older state has lost points; none of them is chosen any more. Raises
-        Required.
+    def _in_order(
+        self, item: Held, cut: Cut, before: Mapping[str, set[int]] | None, ids: Mapping[str, str | None]
+    ) -> None:
+        """R7.1f: a replica that was put back to an older state has lost points, and another one has none; none of them
+        is chosen any more. Raises Required.
         """
         known = [one for gone in (False, True) for one in lookup.points(self.database, item.id, dropped=gone)]
         made = {path for path, one in cut.generations.items() if before is not None and one not in before[path]}
-        void = resyncing.void(known, cut.generations, cut.fresh | made)
+        others = {path for path, one in item.ids.items() if one is not None and ids[path] != one}
+        void = resyncing.void(known, cut.generations, cut.fresh | made, others)
         if void:
             turns.forget(self.database, self.holder, item.id, void)
             if item.state is not State.RESYNCHRONIZING:
@@ -192,23 +196,26 @@ class Cycles:
         return Turn(began, timeline, Freezing(self.database, self.holder, item, asked) if asked else None)
 
     def _cut(self, item: Held, said: Protected, turn: Turn, cancel: Callable[[], bool]) -> Cut:
-        """From where its machine runs: at the target it has none of the sockets that the estate names. On another host
-        what it took to bring it to rest is not seen here.
+        """From where its machine runs: at the target it has none of the sockets that the estate names. That it comes to
+        rest on another host is noted before: nobody sees here when that is.
         """
         machine, host, sources, freezing = said.machine, said.machine.host, item.sources, turn.freezing
         if item.active == "target" and item.away is not None:
             machine, host = unplugged(machine), item.away.host or ""
         if freezing is not None:
             machine = msgspec.structs.replace(machine, guest_agent=freezing.plan.agent)
-        worker = at_host(self.worker, said.hosts.get(host))
+        worker, where = at_host(self.worker, said.hosts.get(host)), said.hosts.get(host)
+        away = freezing if where is not None and where.reach else None
+        if away is not None and where is not None:
+            away.begin(where)
         disks = {sources[path]: replica for path, replica in item.disks.items()}
         cut = worker.replicate(
             machine, disks, said.policy, epoch=item.epoch, resync=self._compares(item),
             clock=self.clocks.datetime, cancel=cancel, quiesce=turn.quiesce,
-            ids={} if item.anew else {sources[path]: known for path, known in item.ids.items()},
+            ids={} if _anew(item) else {sources[path]: known for path, known in item.ids.items()},
         )  # fmt: skip
-        if freezing is not None and worker is not self.worker:
-            freezing.tried = True
+        if away is not None and cut.thawed:
+            away.end()
         homes = {source: path for path, source in sources.items()}
         return replace(
             cut, generations={homes[one]: made for one, made in cut.generations.items()},
@@ -224,15 +231,23 @@ class Cycles:
         return item.direction == "forward" or lookup.newest(self.database, item.id) is not None
 
     def _identify(self, item: Held, cut: Cut) -> Mapping[str, str | None]:
-        """Which replicas they are: only those that are known are deleted one day (R1.10)."""
-        new = [path for path, known in item.ids.items() if known is None or path in cut.begun]
+        """Which replicas they are: only those that are known are deleted one day (R1.10). One that may begin others
+        has to know, as a resync that was killed may have. Raises what asking does then.
+        """
+        anew = _anew(item)
+        new = [path for path, known in item.ids.items() if known is None or path in cut.begun or anew]
         try:
-            ids = {path: self.worker.identify(item.disks[path]) for path in new}
+            return {**item.ids, **{path: self.worker.identify(item.disks[path]) for path in new}}
         except errors.Error:
+            if anew:
+                raise
             return item.ids  # the next cycle asks again
-        if ids:
-            ledger.know(self.database, self.holder, item.id, ids)
-        return {**item.ids, **ids}
+
+    def _know(self, item: Held, ids: Mapping[str, str | None]) -> None:
+        """Once no point of another replica is left."""
+        found = {path: one for path, one in ids.items() if one is not None and one != item.ids[path]}
+        if found:
+            ledger.know(self.database, self.holder, item.id, found)
 
     def _done(
         self, item: Held, said: Protected, cut: Cut, ids: Mapping[str, str | None], turn: Turn
@@ -280,10 +295,11 @@ class Cycles:
             self._failed(item, said, error, turn)
             return error
         ledger.finish(self.database, self.holder, item.id, {
-            "state": int(state), "due": after.due, "last": turn.began, "failures": 0, "anew": False,
+            "state": int(state), "due": after.due, "last": turn.began, "failures": 0,
             "sending": True, "reason": " ".join(warnings) or None, "timeline": packed(turn.timeline),
             "statistics": msgspec.to_builtins(statistics),
             **({"application_last": turn.began} if cut.application else {}),
+            **({"anew": False} if item.state is State.RESYNCHRONIZING else {}),
             "tripwire": msgspec.to_builtins(tripwire),
             **frozen,
         }, made, gone, swept, since=item.state, also=alarm.write)  # fmt: skip
@@ -317,6 +333,12 @@ class Cycles:
             compared = isinstance(error, errors.Damaged | resyncing.Required)
             state = step(item.state, "resync required" if compared else "fail") or State.ERROR
             values["state"] = int(state)
+            values["anew"] = False  # what comes next is not what the operator asked for
             if state is State.WAITING_FOR_START_RESYNCHRONIZE:
                 values["due"] = resyncing.begins(said, ended)
         ledger.end(self.database, self.holder, item.id, values, since=item.state)
+
+
+def _anew(item: Held) -> bool:
+    """May this cycle begin other replicas?"""
+    return item.anew and item.state is State.RESYNCHRONIZING

@@ -65,12 +65,13 @@ class _There:
             "options": {"epoch": epoch, "resync": resync, **options(policy)}, "qmp": machine.qmp,
             "rest": msgspec.to_builtins(rest.plan(machine)) if quiesce is not None else None,
         }  # fmt: skip
-        told = self._calls.call("replica.replicate", arguments, cancel=cancel)["results"]
+        answer = self._calls.call("replica.replicate", arguments, cancel=cancel)
+        told = answer["results"]
         return Cut(
             {source: one["generation"] for source, one in zip(disks, told, strict=True)},
             sum(one["changed_bytes"] for one in told), all(one["application"] for one in told),
             tuple(warning for one in told for warning in one["warnings"]),
             frozenset(source for source, one in zip(disks, told, strict=True) if one["kind"] == "initial"),
             frozenset(source for source, one in zip(disks, told, strict=True) if one["kind"] in FRESH),
-            *told_bytes(told), told_time(one.get("cut_at") for one in told),
+            *told_bytes(told), told_time(one.get("cut_at") for one in told), bool(answer.get("thawed", True)),
         )  # fmt: skip

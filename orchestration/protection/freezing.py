@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 import msgspec
 
 from secondsite import engine
+from secondsite.engine import errors
+from secondsite.orchestration import hosts
+from secondsite.orchestration.estate.model import Host
 from secondsite.orchestration.protection import keeper, ledger, rest
 from secondsite.orchestration.protection.item import Held
 from secondsite.orchestration.protection.rest import Plan
@@ -40,6 +43,28 @@ class Freezing:
         if found.thawed:
             ledger.rest(self.database, self.holder, self.item.id, None)
 
+    def begin(self, host: Host) -> None:
+        """It is about to be done on another host. Raises Refused where the lease was lost."""
+        self.plan = msgspec.structs.replace(self.plan, host=host.name, reach=host.reach)
+        ledger.rest(self.database, self.holder, self.item.id, self.plan)
+        self.tried = True
+
+    def end(self) -> None:
+        """The machine goes on there. Raises Refused where the lease was lost."""
+        ledger.rest(self.database, self.holder, self.item.id, None)
+
+
+def _let_go(plan: Plan) -> str | None:
+    """What went wrong, or None."""
+    if not plan.reach:
+        return rest.go_on(plan)
+    calls = hosts.reach(Host(plan.host, reach=plan.reach))
+    try:
+        problem = calls.call("replica.go-on", {"rest": msgspec.to_builtins(plan)})["problem"]
+    except errors.Error as error:
+        return str(error)
+    return None if problem is None else str(problem)
+
 
 def go_on(database: Database, holder: str, item: Held, now: float) -> None:
     """Let the machine of an item go on that a killed cycle, or one that failed to do so, left at rest. After so many
@@ -47,7 +72,7 @@ def go_on(database: Database, holder: str, item: Held, now: float) -> None:
     """
     if item.at_rest is None:
         return
-    problem, tries = rest.go_on(item.at_rest), item.at_rest.tries + 1
+    problem, tries = _let_go(item.at_rest), item.at_rest.tries + 1
     ended = problem is None or tries >= rest.MOST_TRIES
     left = None if ended else msgspec.structs.replace(item.at_rest, tries=tries)
     ledger.rest(database, holder, item.id, left)

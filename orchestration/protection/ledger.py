@@ -125,8 +125,8 @@ def act(database: Database, machine: str, action: str, at: float) -> State:
             state = State.READY_FOR_INITIAL_REPLICATION  # R5.7: what has no first copy yet does not replicate
         changed = update(_ITEM).where(_ITEM.c.id == item.id, _ITEM.c.state == int(item.state))
         values = {"state": int(state), **({"due": at, "failures": 0} if state.cycles else {})}
-        if action == "resync":
-            values["anew"] = True  # R7.9: it takes an operator's word that a replica is lost
+        # R7.9: it takes an operator's word that a replica is lost, of this resync and of no other.
+        values["anew"] = action == "resync" or (item.anew and action in ("pause", "resume"))
         if action == "cancel resync":
             values["due"] = NEVER  # who cancelled it begins the next one, too (R7.5)
         if connection.execute(changed.values(values)).rowcount != 1:

@@ -77,9 +77,10 @@ def row(item: Held, said: Protected | None, now: float) -> Row:
     """Computed from what was acknowledged (R8)."""
     threshold = said.policy.rpo_threshold if said else None
     counts = item.statistics.of(now, said.zone, last=item.last) if said else item.statistics
+    alone = item.doing is None or item.held_until < now
     facts = Facts(
         item.state, now, item.last, counts, item.sending, rpo_threshold=threshold,
-        application=_unmade(item, said), at_rest=item.at_rest is not None and item.doing is None,
+        application=_unmade(item, said), at_rest=item.at_rest is not None and alone,
         tripwire=item.tripwire.words,
         reversed=item.direction == "reverse" and item.active == "target", waited=_waited(item, said, now),
         stuck=_stuck(item),

@@ -26,7 +26,8 @@ _KEPT_BYTES = 4096
 
 class Plan(msgspec.Struct, frozen=True):
     """How a machine is brought to rest. The vault keeps it until the machine went on: it names all that is needed for
-    that, whatever has become of the estate by then. `tries` to do so have failed.
+    that, whatever has become of the estate by then. `tries` to do so have failed. `host` is another one, which the
+    command `reach` reaches.
     """
 
     machine: str
@@ -35,6 +36,8 @@ class Plan(msgspec.Struct, frozen=True):
     seconds: int = 60
     agent: str | None = None
     tries: int = 0
+    host: str = ""
+    reach: tuple[str, ...] = ()
 
 
 def plan(machine: Machine) -> Plan | None:

@@ -38,10 +38,13 @@ def overfull(pending: Pending | None) -> Required | None:
     return Required(f"R7.1b: {told}, more than half")
 
 
-def void(points: Iterable[Made], cut: Mapping[str, int], fresh: Container[str] = ()) -> list[int]:
+def void(
+    points: Iterable[Made], cut: Mapping[str, int], fresh: Container[str] = (), others: Container[str] = ()
+) -> list[int]:
     """Numbers of points whose generations the replicas do not have any more, or have with another content: a replica
     that was put back to an older state counts on from there (R7.1f). `cut` are the generations of the last cycle, by
-    path of the disk; what an older point calls by the number of a `fresh` one is not that.
+    path of the disk; what an older point calls by the number of a `fresh` one is not that. Of `others` the replica is
+    not the one any more that the points are of.
     """
-    gone = {path: made - (path in fresh) for path, made in cut.items()}
-    return [one.number for one in points if any(one.generations.get(path, 0) > kept for path, kept in gone.items())]
+    gone = {path: -1 if path in others else made - (path in fresh) for path, made in cut.items()}
+    return [one.number for one in points if any(one.generations.get(path, -1) > kept for path, kept in gone.items())]

@@ -27,7 +27,8 @@ class Cut:
     """What a cycle of a machine ended with: generations by path of the disk, and what it took. `begun`: disks whose
     replicas were made, `fresh`: those whose generation is of this cycle, with what changed. Of the data that changed
     `sealed_bytes`, as far as a sample of it tells, replaced other data and do not pack. `virtual_bytes`: of all disks.
-    `at` is when they were cut, by the clock of the host that cut them; None where that is not known.
+    `at` is when they were cut, by the clock of the host that cut them; None where that is not known. `thawed`: what was
+    at rest goes on there, as far as another host tells.
     """
 
     generations: Mapping[str, int]
@@ -40,6 +41,7 @@ class Cut:
     sealed_bytes: int = 0
     virtual_bytes: int = 0
     at: datetime.datetime | None = None
+    thawed: bool = True
 
 
 @dataclass(frozen=True)

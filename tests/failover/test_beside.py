@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -138,3 +139,16 @@ def test_a_plan_does_not_say_that_it_started_what_was_taken_back(bench: Bench) -
     bench.failovers().fail_over("app1", "planned")
     run.start("app1", "planned")
     assert run.lost("app1", "planned") is None and bench.runs("target")
+
+
+def test_r11_9_a_test_at_the_target_has_the_cards_of_its_size_and_one_at_home_all(bench: Bench) -> None:
+    before = bench.text
+    bench.text = lambda text: (
+        before(text).replace('host = "h1"\n', 'host = "h1"\nnics = [{{ }}, {{ }}]\n') + "cards = 1\n"
+    )
+    bench.apply()
+    made, item = bench.cycle(), bench.item
+    there = bench.known().test(item, made, "1", network="none")
+    home = bench.known().test(replace(item, direction="reverse", backs=item.homes), made, "2", network="none")
+    assert there.spec is not None and home.spec is not None
+    assert (len(there.spec.nics), len(home.spec.nics)) == (1, 2)

@@ -15,10 +15,14 @@ from qemukit import ScriptedAgent
 from test_application import log, quiesce
 from test_cycles import HOUR, Bench
 
+from secondsite.engine import errors
 from secondsite.orchestration.estate.model import Host
+from secondsite.orchestration.health.rules import Level
 from secondsite.orchestration.hosts.reaching import reach
-from secondsite.orchestration.protection import elsewhere, report
+from secondsite.orchestration.protection import elsewhere, leases, report
 from secondsite.orchestration.protection.application import MOST_TRIES
+from secondsite.orchestration.protection.freezing import go_on
+from secondsite.orchestration.protection.item import Held
 from secondsite.orchestration.vault.database import Database
 
 Make = Callable[..., Bench]
@@ -86,3 +90,55 @@ def test_its_users_commands_run_on_its_host(there: Make, short_path: Path) -> No
         assert log(short_path) == ["app1 before", "app1 after"] * count
         assert bench.item().application.made is not None and not bench.item().application.tries
         bench.clock.now += HOUR
+
+
+def lost(calls: Any, *gone: str) -> Callable[..., Any]:
+    """The host, whose answers to these operations are lost: they are done."""
+
+    class Losing:
+        def call(self, operation: str, arguments: Any, **more: Any) -> Any:
+            answer = calls.call(operation, arguments, **more)
+            if operation in gone:
+                raise errors.Unreachable("no answer")
+            return answer
+
+    return lambda host: Losing()
+
+
+def test_a_guest_that_may_stand_still_there_is_told_and_let_go(there: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The call ended without an answer, as where its keeper was killed with it; then its agent refuses to thaw."""
+    bench = there()
+    made = agent(bench)
+    bench.cycle()
+    bench.to_span()
+    with monkeypatch.context() as patch:
+        patch.setattr(elsewhere.hosts, "reach", lost(reach(Host("here")), "replica.replicate"))
+        cycles(bench, 1)
+    assert bench.item().at_rest is not None and freezes(made) == 1
+    made.is_frozen = True
+    monkeypatch.setitem(made._answers, "guest-fsfreeze-thaw", Exception("not now"))
+    go_on(bench.database, bench.holder, hold(bench), bench.clock.now)
+    assert (found := bench.item().at_rest) is not None and found.tries == 1
+    (row,) = report.rows(bench.database, bench.clock.now + 3e9)  # nobody has it any more
+    assert row.level is Level.CRITICAL and any("may stand still" in one.words for one in row.reasons)
+    del made._answers["guest-fsfreeze-thaw"]
+    go_on(bench.database, bench.holder, hold(bench), bench.clock.now)
+    assert bench.item().at_rest is None and not made.is_frozen
+    made.close()
+
+
+def hold(bench: Bench) -> Held:
+    """The item, with its lease."""
+    leases.give_back(bench.database, bench.holder, [bench.item().id])
+    return leases.claim(bench.database, bench.holder, bench.clock.now + 1e9, 1)[0]
+
+
+def test_cycles_that_fail_behind_the_freeze_freeze_it_so_often(there: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = there()
+    made = agent(bench)
+    bench.cycle()
+    bench.to_span()
+    monkeypatch.setattr(elsewhere.hosts, "reach", lost(reach(Host("here")), "replica.replicate"))
+    cycles(bench, MOST_TRIES + 2)
+    assert freezes(made) == MOST_TRIES
+    made.close()

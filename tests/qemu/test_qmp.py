@@ -134,7 +134,7 @@ def test_an_answer_has_a_deadline(tmp_path: Path, how: str) -> None:
 
 def test_one_that_greets_twice(tmp_path: Path) -> None:
     """As a QEMU does, seldom, that is connected to in the moment in which it starts."""
-    peer = Peer(tmp_path / "peer.sock", answers(GREETING, b'{"return": [{}], "id": 2}\n', greetings=2))
+    peer = Peer(tmp_path / "peer.sock", answers(b'{"return": [{}], "id": 2}\n', greetings=2))
     with Monitor.connect(str(peer.path), 10) as monitor:
         assert monitor.version == (9, 2) and monitor.listed("query-block") == [{}]
     peer.close()
