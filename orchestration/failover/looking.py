@@ -29,7 +29,9 @@ def point(
         told = _told(host, replica, cancel, state)
         found, known = told["info"]["replica_id"], (ids or {}).get(path)
         if known not in (None, found):
-            raise errors.Refused(f"is replica {found}, and not {known}, which its points are of", path=replica)
+            wrong = f"is replica {found}, and not {known}, which its points are of"
+            way = "a resync goes on with it, and `secondsite vault rebuild` learns of its points"
+            raise errors.Refused(f"{wrong}; {way}", path=replica)
         if epoch is not None:
             _fenced(replica, told["info"]["epoch"], epoch)
         if made is not None:

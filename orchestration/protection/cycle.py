@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,7 +14,18 @@ from secondsite.engine import errors
 from secondsite.orchestration.health.states import State, step
 from secondsite.orchestration.health.statistics import Statistics
 from secondsite.orchestration.health.tripwire import Seen, Tripwire
-from secondsite.orchestration.protection import agents, alarms, grid, leases, ledger, lookup, noting, resyncing, turns
+from secondsite.orchestration.protection import (
+    agents,
+    alarms,
+    freezing,
+    grid,
+    leases,
+    ledger,
+    lookup,
+    noting,
+    resyncing,
+    turns,
+)
 from secondsite.orchestration.protection.application import Application
 from secondsite.orchestration.protection.behind import Behind
 from secondsite.orchestration.protection.elsewhere import at_host, unplugged
@@ -72,7 +83,8 @@ class Cycles:
         began = self.clocks.utc() if began is None else began
         if item.state is State.WAITING_FOR_START_RESYNCHRONIZE:
             if (at := resyncing.begins(said, began)) > began:
-                ledger.end(self.database, self.holder, item.id, {"due": at}, since=item.state)
+                again = freezing.due(item, at, began)
+                ledger.end(self.database, self.holder, item.id, {"due": again}, since=item.state)
                 return resyncing.Required(f"R7.2: {item.reason or 'a resync is required'}")
             turns.resync(self.database, self.holder, item.id)
             item = replace(item, state=State.RESYNCHRONIZING, anew=False)
@@ -192,30 +204,30 @@ class Cycles:
         moment = self.clocks.moment()
         timeline = Timeline.begin(moment) if item.timeline is None else item.timeline.reach(moment)
         due = item.application.due(item.id, said.policy.application_consistent, timeline.at)
-        asked = agents.plan(item, said) if due and item.state is State.REPLICATING else None
+        due = due and item.state is State.REPLICATING and item.at_rest is None  # it may stand still already
+        asked = agents.plan(item, said) if due else None
         return Turn(began, timeline, Freezing(self.database, self.holder, item, asked) if asked else None)
 
     def _cut(self, item: Held, said: Protected, turn: Turn, cancel: Callable[[], bool]) -> Cut:
         """From where its machine runs: at the target it has none of the sockets that the estate names. That it comes to
         rest on another host is noted before: nobody sees here when that is.
         """
-        machine, host, sources, freezing = said.machine, said.machine.host, item.sources, turn.freezing
+        machine, host, sources, rests = said.machine, said.machine.host, item.sources, turn.freezing
         if item.active == "target" and item.away is not None:
             machine, host = unplugged(machine), item.away.host or ""
-        if freezing is not None:
-            machine = msgspec.structs.replace(machine, guest_agent=freezing.plan.agent)
+        if rests is not None:
+            machine = msgspec.structs.replace(machine, guest_agent=rests.plan.agent)
         worker, where = at_host(self.worker, said.hosts.get(host)), said.hosts.get(host)
-        away = freezing if where is not None and where.reach else None
-        if away is not None and where is not None:
-            away.begin(where)
+        away = rests if where is not None and where.reach else None
         disks = {sources[path]: replica for path, replica in item.disks.items()}
-        cut = worker.replicate(
-            machine, disks, said.policy, epoch=item.epoch, resync=self._compares(item),
-            clock=self.clocks.datetime, cancel=cancel, quiesce=turn.quiesce,
-            ids={} if _anew(item) else {sources[path]: known for path, known in item.ids.items()},
-        )  # fmt: skip
+        with away.on(where) if away is not None and where is not None else nullcontext():
+            cut = worker.replicate(
+                machine, disks, said.policy, epoch=item.epoch, resync=self._compares(item),
+                clock=self.clocks.datetime, cancel=cancel, quiesce=turn.quiesce,
+                ids={} if _anew(item) else {sources[path]: known for path, known in item.ids.items()},
+            )  # fmt: skip
         if away is not None and cut.thawed:
-            away.end()
+            away.ended()
         homes = {source: path for path, source in sources.items()}
         return replace(
             cut, generations={homes[one]: made for one, made in cut.generations.items()},
@@ -336,6 +348,8 @@ class Cycles:
             values["anew"] = False  # what comes next is not what the operator asked for
             if state is State.WAITING_FOR_START_RESYNCHRONIZE:
                 values["due"] = resyncing.begins(said, ended)
+        if turn.freezing is not None and turn.freezing.stands:
+            values["due"] = min(values["due"], ended + freezing.AGAIN_SECONDS)
         ledger.end(self.database, self.holder, item.id, values, since=item.state)
 
 

@@ -64,6 +64,8 @@ def _said(values: Mapping[str, Any], since: State | None) -> dict[str, Any]:
     changed = {"doing": None, **values}
     if since is not None and "state" in values:
         changed["state"] = case((_ITEM.c.state == int(since), values["state"]), else_=_ITEM.c.state)
+    if since is not None and "anew" in values:
+        changed["anew"] = case((_ITEM.c.state == int(since), values["anew"]), else_=_ITEM.c.anew)
     if "due" in values:
         same = and_(_ITEM.c.ending.is_(None), true() if since is None else _ITEM.c.state == int(since))
         changed["due"] = case((same, values["due"]), else_=_ITEM.c.due)

@@ -20,10 +20,9 @@ from sqlalchemy import func, select
 from secondsite import engine
 from secondsite.engine import errors
 from secondsite.orchestration.health.states import State
-from secondsite.orchestration.protection import leases, ledger, parties, said, turns
+from secondsite.orchestration.protection import freezing, leases, ledger, parties, said, turns
 from secondsite.orchestration.protection.cycle import Cycles
 from secondsite.orchestration.protection.disabling import Disabling
-from secondsite.orchestration.protection.freezing import go_on
 from secondsite.orchestration.protection.item import Held
 from secondsite.orchestration.protection.meeting import Meeting
 from secondsite.orchestration.protection.said import Protected
@@ -185,7 +184,7 @@ class Orchestrator:
     def _cycle(self, item: Held, cycles: Cycles, began: float) -> None:
         found = self._said.get(item.machine)
         try:
-            go_on(self.database, self.cycles.holder, item, self._now())
+            item = freezing.go_on(self.database, self.cycles.holder, item, self._now(), self._stop.is_set)
             if item.ending is not None:
                 self.told(item, self._disabling.run(item, item.ending, self._now()))
                 return
@@ -193,7 +192,8 @@ class Orchestrator:
                 self._failover(item)
                 return
             if found is None or not (item.state.cycles or item.state is State.WAITING_FOR_START_RESYNCHRONIZE):
-                ledger.end(self.database, self.cycles.holder, item.id, {"due": leases.NEVER}, since=item.state)
+                again = freezing.due(item, leases.NEVER, self._now())
+                ledger.end(self.database, self.cycles.holder, item.id, {"due": again}, since=item.state)
                 return
             stops = lambda: self._stop.is_set() or item.id in self._lost  # noqa: E731
             self.told(item, cycles.run(item, found, stops, began=began))

@@ -18,8 +18,8 @@ from secondsite.orchestration.estate.model import Machine, Quiesce
 from secondsite.orchestration.processes import limited
 from secondsite.orchestration.typed import ready
 
-# So often the next cycles try to let a machine go on, before that is left to a person.
-MOST_TRIES = 10
+# After so many tries to let a machine go on the audit log says so.
+MANY_TRIES = 10
 # Of what a command says, for a message of one line.
 _KEPT_BYTES = 4096
 

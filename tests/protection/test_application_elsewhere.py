@@ -15,13 +15,15 @@ from qemukit import ScriptedAgent
 from test_application import log, quiesce
 from test_cycles import HOUR, Bench
 
+from secondsite import engine
 from secondsite.engine import errors
 from secondsite.orchestration.estate.model import Host
 from secondsite.orchestration.health.rules import Level
+from secondsite.orchestration.health.states import State
 from secondsite.orchestration.hosts.reaching import reach
 from secondsite.orchestration.protection import elsewhere, leases, report
 from secondsite.orchestration.protection.application import MOST_TRIES
-from secondsite.orchestration.protection.freezing import go_on
+from secondsite.orchestration.protection.freezing import due, go_on
 from secondsite.orchestration.protection.item import Held
 from secondsite.orchestration.vault.database import Database
 
@@ -139,6 +141,40 @@ def test_cycles_that_fail_behind_the_freeze_freeze_it_so_often(there: Make, monk
     bench.cycle()
     bench.to_span()
     monkeypatch.setattr(elsewhere.hosts, "reach", lost(reach(Host("here")), "replica.replicate"))
-    cycles(bench, MOST_TRIES + 2)
+    for _ in range(MOST_TRIES + 2):
+        cycles(bench, 1)
+        go_on(bench.database, bench.holder, hold(bench), bench.clock.now)
+        leases.give_back(bench.database, bench.holder, [bench.item().id])
     assert freezes(made) == MOST_TRIES
     made.close()
+
+
+def test_one_that_may_stand_still_is_not_frozen_again(there: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would refuse that, and a refused thaw behind it is no word that it goes on. Somebody looks again soon."""
+    bench = there()
+    made = agent(bench)
+    bench.cycle()
+    bench.to_span()
+    with monkeypatch.context() as patch:
+        patch.setattr(elsewhere.hosts, "reach", lost(reach(Host("here")), "replica.replicate"))
+        cycles(bench, 1)
+    cycles(bench, 1)
+    assert freezes(made) == 1 and bench.item().at_rest is not None and len(bench.points()) == 2
+    assert due(bench.item(), leases.NEVER, 100.0) == 160.0
+    made.close()
+
+
+def test_a_host_that_answers_has_let_it_go_on(there: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = there()
+    made = agent(bench)
+    bench.cycle()
+    bench.to_span()
+    monkeypatch.setattr(engine, "replicate_together", refused)
+    cycles(bench, 1)
+    assert bench.item().state is State.ERROR and bench.item().at_rest is None and not freezes(made)
+    assert due(bench.item(), leases.NEVER, 100.0) == leases.NEVER
+    made.close()
+
+
+def refused(*_: object, **__: object) -> None:
+    raise errors.Refused("no")

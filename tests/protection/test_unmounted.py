@@ -169,3 +169,14 @@ def test_a_pause_keeps_what_the_operator_said_and_a_cancelled_resync_does_not(aw
     for action, anew in (("resync", True), ("pause", True), ("resume", True), ("cancel resync", False)):
         ledger.act(away.database, "app1", action, now)
         assert away.item().anew == anew, action
+
+
+def test_an_operators_word_while_a_cycle_fails_is_kept(away: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def meanwhile(*_: object, **__: object) -> None:
+        ledger.act(away.database, "app1", "resync", away.clock.now)
+        raise errors.Refused("follows another image")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EngineWorker, "replicate_machines", meanwhile)
+        away.cycle()
+    assert (away.item().state, away.item().anew) == (State.RESYNCHRONIZING, True)
