@@ -113,6 +113,7 @@ def test_a_spool_that_was_spoiled_is_dropped_and_made_anew_at_once(
             engine.replicate(disk, through, state=state, link=Link(retries=0), codec="none")
     finally:
         proxy.close()
+    assert soon(lambda: not there.agent._sessions, 30)  # or the replica is busy yet
     spooled = there.root / "disk" / "incoming.spool"
     assert soon(lambda: spooled.stat().st_size > MIB // 2)
     batches, spoiled = Spool.batches, list[bool]()
