@@ -14,7 +14,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -222,7 +221,7 @@ class FailoverDemo(Demo):
 
     def nothing_left(self) -> str:
         """Of the server, its drill, and both of its networks."""
-        found = [str(pid) for pid in at_work(self.folder) if b"qemu" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        found = [str(pid) for pid in process.below(self.folder) if b"qemu" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         for space in self.spaces:
             told = json.loads(self.run("secondsite", "network", "list", "--namespace", space, "--json", quiet=True))
             found += [one["name"] for one in told["devices"]]
@@ -276,7 +275,7 @@ def two_sites(folder: Path, size: int) -> Iterator[Demo]:
     os.environ["SECONDSITE_STATE"] = str(folder / "state")
     with ExitStack() as around:
         spaces = tuple(namespace(f"secondsite-demo-{os.getpid()}-{site}", around) for site in ("london", "leeds"))
-        around.callback(end_processes, folder)
+        around.callback(process.end_below, folder)
         with ExitStack() as stack:
             yield FailoverDemo(folder, size, spaces=spaces if all(spaces) else (), stack=stack)
 
@@ -291,23 +290,6 @@ def namespace(name: str, around: ExitStack) -> str:
     # Of a drill that was stopped too, which has a namespace of its own.
     around.callback(sweeping.sweep, tuple, name)
     return name
-
-
-def at_work(folder: Path) -> list[int]:
-    """The processes that work below a folder."""
-    found = []
-    for one in Path("/proc").glob("[0-9]*/cwd"):
-        with suppress(OSError):
-            if one.readlink().is_relative_to(folder):
-                found.append(int(one.parent.name))
-    return found
-
-
-def end_processes(folder: Path) -> None:
-    """Machines, and servers of disks, of a story that did not come to its end."""
-    for pid in at_work(folder):
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":

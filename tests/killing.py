@@ -4,13 +4,11 @@ processes that are left.
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
+from secondsite.orchestration.bench import process
 from secondsite.orchestration.vault.database import Database
 
 
@@ -54,18 +52,5 @@ def stepping(step: Callable[[], None]) -> Callable[[Any], Any]:
     return stepping
 
 
-def servers(folder: Path) -> list[int]:
-    """Processes that serve overlays below a folder."""
-    found = []
-    for one in Path("/proc").glob("[0-9]*/cwd"):
-        with suppress(OSError):
-            if one.readlink().is_relative_to(folder):
-                found.append(int(one.parent.name))
-    return found
-
-
-def end_servers(folder: Path) -> None:
-    """None of them is left behind a test."""
-    for number in servers(folder):
-        with suppress(ProcessLookupError):
-            os.kill(number, signal.SIGKILL)
+# Processes that serve overlays below a folder; none of them is left behind a test.
+servers, end_servers = process.below, process.end_below

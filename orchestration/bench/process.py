@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,6 +138,23 @@ def _listens(path: Path) -> bool:
         except (FileNotFoundError, ConnectionRefusedError):
             return False
     return True
+
+
+def below(folder: Path) -> list[int]:
+    """Processes that work in a folder, or below it."""
+    found = []
+    for one in Path("/proc").glob("[0-9]*/cwd"):
+        with suppress(OSError):
+            if one.readlink().is_relative_to(folder):
+                found.append(int(one.parent.name))
+    return found
+
+
+def end_below(folder: Path) -> None:
+    """Kill those: machines, and servers of disks, that nobody else ended."""
+    for pid in below(folder):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def cpu(pid: int) -> float:

@@ -30,7 +30,7 @@ def plan(item: Held, said: Protected) -> Plan | None:
     """As rest.plan, by the agent that its host names. Its user's commands are for where the estate has it."""
     machine = said.machine if item.active == "source" else unplugged(said.machine)
     # A first epoch has no failover behind it.
-    if item.epoch > 1 and restable(item, said) and said.machine.guest_agent is not None:
+    if item.epoch > 1 and said.machine.guest_agent is not None and restable(item, said):
         machine = msgspec.structs.replace(machine, guest_agent=_there(item) or _at_home(said) or machine.guest_agent)
     return rest.plan(machine)
 

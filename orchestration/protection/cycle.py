@@ -203,8 +203,8 @@ class Cycles:
         """
         moment = self.clocks.moment()
         timeline = Timeline.begin(moment) if item.timeline is None else item.timeline.reach(moment)
-        due = item.application.due(item.id, said.policy.application_consistent, timeline.at)
-        due = due and item.state is State.REPLICATING and item.at_rest is None  # it may stand still already
+        may = item.state is State.REPLICATING and item.at_rest is None  # or it stands still already, perhaps
+        due = may and item.application.due(item.id, said.policy.application_consistent, timeline.at)
         asked = agents.plan(item, said) if due else None
         return Turn(began, timeline, Freezing(self.database, self.holder, item, asked) if asked else None)
 
@@ -217,17 +217,17 @@ class Cycles:
             machine, host = unplugged(machine), item.away.host or ""
         if rests is not None:
             machine = msgspec.structs.replace(machine, guest_agent=rests.plan.agent)
-        worker, where = at_host(self.worker, said.hosts.get(host)), said.hosts.get(host)
-        away = rests if where is not None and where.reach else None
+        where = said.hosts.get(host)
+        there = rests.on(where) if rests is not None and where is not None and where.reach else nullcontext()
         disks = {sources[path]: replica for path, replica in item.disks.items()}
-        with away.on(where) if away is not None and where is not None else nullcontext():
-            cut = worker.replicate(
+        with there as noted:
+            cut = at_host(self.worker, where).replicate(
                 machine, disks, said.policy, epoch=item.epoch, resync=self._compares(item),
                 clock=self.clocks.datetime, cancel=cancel, quiesce=turn.quiesce,
                 ids={} if _anew(item) else {sources[path]: known for path, known in item.ids.items()},
             )  # fmt: skip
-        if away is not None and cut.thawed:
-            away.ended()
+        if noted is not None and cut.thawed:
+            noted.ended()
         homes = {source: path for path, source in sources.items()}
         return replace(
             cut, generations={homes[one]: made for one, made in cut.generations.items()},

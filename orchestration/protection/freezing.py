@@ -51,7 +51,7 @@ class Freezing:
             self._note(None)
 
     @contextmanager
-    def on(self, host: Host) -> Iterator[None]:
+    def on(self, host: Host) -> Iterator[Freezing]:
         """Around a cycle on another host, where a keeper does that. A host that answered has let the machine go on;
         whether one did that does not, nobody knows. Raises Refused as `quiesce`.
         """
@@ -59,7 +59,7 @@ class Freezing:
         self._note(self.plan)
         self.tried = True
         try:
-            yield
+            yield self
         except (errors.Unreachable, errors.Cancelled):
             raise
         except errors.Error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from secondsite.orchestration.protection.item import Held
 from secondsite.orchestration.vault.database import Database
 
 Make = Callable[..., Bench]
+Begun = Callable[..., tuple[Bench, ScriptedAgent]]
 
 
 @pytest.fixture
@@ -53,34 +54,39 @@ def freezes(agent: ScriptedAgent) -> int:
     return agent.log.count("freeze")
 
 
-def agent(bench: Bench, **script: Any) -> ScriptedAgent:
-    return ScriptedAgent(bench.folder / "agent", **script)
+@pytest.fixture
+def begun(there: Make) -> Iterator[Begun]:
+    """One whose agent answers as it is told to, that was copied, at the beginning of a span."""
+    agents = list[ScriptedAgent]()
+
+    def make(**script: Any) -> tuple[Bench, ScriptedAgent]:
+        bench = there()
+        agents.append(ScriptedAgent(bench.folder / "agent", **script))
+        bench.cycle()
+        bench.to_span()
+        return bench, agents[-1]
+
+    yield make
+    for one in agents:
+        one.close()
 
 
-def test_one_an_hour_and_no_other_cycle_freezes_it(there: Make) -> None:
-    bench = there()
-    made = agent(bench)
-    bench.cycle()  # which copies
-    bench.to_span()
+def test_one_an_hour_and_no_other_cycle_freezes_it(begun: Begun) -> None:
+    bench, made = begun()
     cycles(bench, 2 * 12 - 1)
     assert freezes(made) == 2 and not made.is_frozen
     assert bench.item().application.made is not None and not bench.item().application.tries
     assert any(one.application for one in bench.points())
-    made.close()
 
 
-def test_one_that_fails_is_told_and_tried_again_so_often(there: Make) -> None:
+def test_one_that_fails_is_told_and_tried_again_so_often(begun: Begun) -> None:
     """R4.4. None of them costs the point."""
-    bench = there()
-    made = agent(bench, answers={"guest-fsfreeze-freeze": Exception("no room")})
-    bench.cycle()
-    bench.to_span()
+    bench, made = begun(answers={"guest-fsfreeze-freeze": Exception("no room")})
     cycles(bench, MOST_TRIES + 2)
     assert freezes(made) == MOST_TRIES and bench.contents(bench.points()[-1]) == bench.source()
     (row,) = report.rows(bench.database, bench.clock.now)
     assert row.application_failed == MOST_TRIES
     assert any(one.rule == "R4.4" and "no room" in one.words for one in row.reasons), row.reasons
-    made.close()
 
 
 def test_its_users_commands_run_on_its_host(there: Make, short_path: Path) -> None:
@@ -107,12 +113,9 @@ def lost(calls: Any, *gone: str) -> Callable[..., Any]:
     return lambda host: Losing()
 
 
-def test_a_guest_that_may_stand_still_there_is_told_and_let_go(there: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_guest_that_may_stand_still_there_is_told_and_let_go(begun: Begun, monkeypatch: pytest.MonkeyPatch) -> None:
     """The call ended without an answer, as where its keeper was killed with it; then its agent refuses to thaw."""
-    bench = there()
-    made = agent(bench)
-    bench.cycle()
-    bench.to_span()
+    bench, made = begun()
     with monkeypatch.context() as patch:
         patch.setattr(elsewhere.hosts, "reach", lost(reach(Host("here")), "replica.replicate"))
         cycles(bench, 1)
@@ -126,7 +129,6 @@ def test_a_guest_that_may_stand_still_there_is_told_and_let_go(there: Make, monk
     del made._answers["guest-fsfreeze-thaw"]
     go_on(bench.database, bench.holder, hold(bench), bench.clock.now)
     assert bench.item().at_rest is None and not made.is_frozen
-    made.close()
 
 
 def hold(bench: Bench) -> Held:
@@ -135,45 +137,33 @@ def hold(bench: Bench) -> Held:
     return leases.claim(bench.database, bench.holder, bench.clock.now + 1e9, 1)[0]
 
 
-def test_cycles_that_fail_behind_the_freeze_freeze_it_so_often(there: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = there()
-    made = agent(bench)
-    bench.cycle()
-    bench.to_span()
+def test_cycles_that_fail_behind_the_freeze_freeze_it_so_often(begun: Begun, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, made = begun()
     monkeypatch.setattr(elsewhere.hosts, "reach", lost(reach(Host("here")), "replica.replicate"))
     for _ in range(MOST_TRIES + 2):
         cycles(bench, 1)
         go_on(bench.database, bench.holder, hold(bench), bench.clock.now)
         leases.give_back(bench.database, bench.holder, [bench.item().id])
     assert freezes(made) == MOST_TRIES
-    made.close()
 
 
-def test_one_that_may_stand_still_is_not_frozen_again(there: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_may_stand_still_is_not_frozen_again(begun: Begun, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would refuse that, and a refused thaw behind it is no word that it goes on. Somebody looks again soon."""
-    bench = there()
-    made = agent(bench)
-    bench.cycle()
-    bench.to_span()
+    bench, made = begun()
     with monkeypatch.context() as patch:
         patch.setattr(elsewhere.hosts, "reach", lost(reach(Host("here")), "replica.replicate"))
         cycles(bench, 1)
     cycles(bench, 1)
     assert freezes(made) == 1 and bench.item().at_rest is not None and len(bench.points()) == 2
     assert due(bench.item(), leases.NEVER, 100.0) == 160.0
-    made.close()
 
 
-def test_a_host_that_answers_has_let_it_go_on(there: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = there()
-    made = agent(bench)
-    bench.cycle()
-    bench.to_span()
+def test_a_host_that_answers_has_let_it_go_on(begun: Begun, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, made = begun()
     monkeypatch.setattr(engine, "replicate_together", refused)
     cycles(bench, 1)
     assert bench.item().state is State.ERROR and bench.item().at_rest is None and not freezes(made)
     assert due(bench.item(), leases.NEVER, 100.0) == leases.NEVER
-    made.close()
 
 
 def refused(*_: object, **__: object) -> None:
